@@ -1,0 +1,22 @@
+/**
+ * Where core takes its time from, so that tests can turn it by hand. It paces polling, backoff, timeouts and
+ * saga deadlines; what is due, leased or expired is decided by the database's own clock.
+ */
+export interface Clock {
+  /** Milliseconds since the epoch. */
+  now(): number
+  /** Calls `callback` once after `ms` milliseconds; the returned function cancels it. */
+  after(ms: number, callback: () => void): () => void
+}
+
+// setTimeout fires at once for anything above a signed 32-bit number of milliseconds.
+const LONGEST_TIMER_MS = 2 ** 31 - 1
+
+/** The process's own clock. */
+export const systemClock: Clock = {
+  now: Date.now,
+  after(ms, callback) {
+    const timer = setTimeout(callback, Math.min(ms, LONGEST_TIMER_MS))
+    return () => clearTimeout(timer)
+  },
+}

@@ -1,0 +1,297 @@
+/**
+ * Every error this library throws by itself. `code` is stable and literal, `cause` is kept, and no
+ * message ever carries a payload.
+ */
+export abstract class OutboxError extends Error {
+  abstract readonly code: `OUTBOX_${string}`
+  /** Whether trying the same again can never help; a delivery that fails with it is buried at once. */
+  readonly permanent: boolean = false
+
+  constructor(message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = new.target.name
+  }
+}
+
+/** An option has a value that can't work. */
+export class ConfigurationError extends OutboxError {
+  readonly code = 'OUTBOX_CONFIGURATION'
+  readonly option: string
+
+  constructor(option: string, value: unknown, requirement: string) {
+    super(`option "${option}" is ${describe(value)}: ${requirement}`)
+    this.option = option
+  }
+}
+
+/** An event's type, id, headers or due time can't be stored. */
+export class InvalidEventError extends OutboxError {
+  readonly code = 'OUTBOX_INVALID_EVENT'
+}
+
+/** A payload holds something that JSON would drop or change; `path` says where. */
+export class NotSerializableError extends OutboxError {
+  readonly code = 'OUTBOX_NOT_SERIALIZABLE'
+  readonly path: string
+
+  constructor(path: string, what: string, options?: ErrorOptions) {
+    super(`the payload is not serializable as JSON: ${what} at ${path}; convert it before emitting`, options)
+    this.path = path
+  }
+}
+
+/** A payload was refused by the Standard Schema of its event type. */
+export class SchemaError extends OutboxError {
+  readonly code = 'OUTBOX_SCHEMA'
+  override readonly permanent = true
+  /** Where the schema found something wrong, without the values it found. */
+  readonly paths: readonly string[]
+
+  constructor(type: string, paths: readonly string[]) {
+    super(`the payload of event "${type}" does not match its schema at ${paths.join(', ')}`)
+    this.paths = paths
+  }
+}
+
+/** An event with the same id and another type or payload is already in the outbox. */
+export class DuplicateEventError extends OutboxError {
+  readonly code = 'OUTBOX_DUPLICATE_EVENT'
+  readonly eventId: string
+
+  constructor(eventId: string) {
+    super(
+      `event id "${eventId}" is already in the outbox with another type or payload; ` +
+        'an id may only be repeated for the same event',
+    )
+    this.eventId = eventId
+  }
+}
+
+/** A second handler, activity or middleware was registered where there can only be one. */
+export class DuplicateRegistrationError extends OutboxError {
+  readonly code = 'OUTBOX_DUPLICATE_REGISTRATION'
+}
+
+/** An event's JSON is larger than the limit. */
+export class EventTooLargeError extends OutboxError {
+  readonly code = 'OUTBOX_EVENT_TOO_LARGE'
+  override readonly permanent = true
+  readonly limit: number
+  readonly actual: number
+
+  constructor(type: string, limit: number, actual: number) {
+    super(
+      `event "${type}" has ${actual} bytes, the limit is ${limit}; ` +
+        'use a claim: bus.use(claimCheck(outbox.sagaStore(ttl)))',
+    )
+    this.limit = limit
+    this.actual = actual
+  }
+}
+
+/** A payload has more bytes than the saga store or its database takes. */
+export class PayloadTooLargeError extends OutboxError {
+  readonly code = 'OUTBOX_PAYLOAD_TOO_LARGE'
+  override readonly permanent = true
+  readonly limit: number
+  readonly actual: number
+
+  constructor(limit: number, actual: number, advice: string) {
+    super(`the payload has ${actual} bytes, the limit is ${limit}; ${advice}`)
+    this.limit = limit
+    this.actual = actual
+  }
+}
+
+/** Stored payload bytes are not what was written: damaged, cut short, or no payload frame at all. */
+export class CorruptPayloadError extends OutboxError {
+  readonly code = 'OUTBOX_CORRUPT_PAYLOAD'
+  override readonly permanent = true
+}
+
+/** Stored payload bytes were written by a newer version, or with a codec this runtime lacks. */
+export class UnsupportedPayloadError extends OutboxError {
+  readonly code = 'OUTBOX_UNSUPPORTED_PAYLOAD'
+  override readonly permanent = true
+}
+
+/** An encrypted payload does not authenticate: wrong key, or the bytes belong to another claim. */
+export class PayloadAuthenticationError extends OutboxError {
+  readonly code = 'OUTBOX_PAYLOAD_AUTHENTICATION'
+  override readonly permanent = true
+}
+
+/** An encrypted payload names a key that is not configured. */
+export class UnknownKeyError extends OutboxError {
+  readonly code = 'OUTBOX_UNKNOWN_KEY'
+  override readonly permanent = true
+}
+
+/** A claim id that no saga store would have given out; the database was not asked. */
+export class InvalidClaimIdError extends OutboxError {
+  readonly code = 'OUTBOX_INVALID_CLAIM_ID'
+  override readonly permanent = true
+}
+
+/** An event's claim leads to no payload. */
+export class ClaimNotFoundError extends OutboxError {
+  readonly code = 'OUTBOX_CLAIM_NOT_FOUND'
+}
+
+/** A payload's time to live ran out before its event was handled. */
+export class ClaimExpiredError extends OutboxError {
+  readonly code = 'OUTBOX_CLAIM_EXPIRED'
+  override readonly permanent = true
+}
+
+/** A payload was given an expiry that has already passed. */
+export class InvalidExpiryError extends OutboxError {
+  readonly code = 'OUTBOX_INVALID_EXPIRY'
+}
+
+/** One transaction holds more than its database takes. */
+export class TransactionTooLargeError extends OutboxError {
+  readonly code = 'OUTBOX_TRANSACTION_TOO_LARGE'
+  override readonly permanent = true
+  readonly limit: number
+  readonly actual: number
+
+  constructor(unit: string, limit: number, actual: number) {
+    super(`the transaction has ${actual} ${unit}, the limit is ${limit}; split it into smaller transactions`)
+    this.limit = limit
+    this.actual = actual
+  }
+}
+
+/** The transaction this call belongs to has already ended. */
+export class TransactionClosedError extends OutboxError {
+  readonly code = 'OUTBOX_TRANSACTION_CLOSED'
+
+  constructor(advice = 'await everything inside its callback') {
+    super(`the transaction has already been committed or rolled back; ${advice}`)
+  }
+}
+
+/** The transaction handle belongs to another client, connection or outbox. */
+export class ForeignTransactionError extends OutboxError {
+  readonly code = 'OUTBOX_FOREIGN_TRANSACTION'
+}
+
+/** A transaction handle was given, but no transaction is open on it. */
+export class TransactionMissingError extends OutboxError {
+  readonly code = 'OUTBOX_TRANSACTION_MISSING'
+}
+
+/** A transaction could not start, or did not end, within its time limit. */
+export class TransactionTimeoutError extends OutboxError {
+  readonly code = 'OUTBOX_TRANSACTION_TIMEOUT'
+}
+
+/** The server or its settings can't keep the guarantees. */
+export class UnsupportedBackendError extends OutboxError {
+  readonly code = 'OUTBOX_UNSUPPORTED_BACKEND'
+}
+
+/** Tables, collections or indexes are missing or not what this version needs. */
+export class NotInitializedError extends OutboxError {
+  readonly code = 'OUTBOX_NOT_INITIALIZED'
+}
+
+/** The database refused or failed an operation; nothing of it was written. */
+export class StorageError extends OutboxError {
+  readonly code = 'OUTBOX_STORAGE'
+  /** Whether the same call may succeed later: a lost connection, a lock, a full disk. */
+  readonly transient: boolean
+
+  constructor(message: string, options: ErrorOptions & { readonly transient: boolean }) {
+    super(message, options)
+    this.transient = options.transient
+  }
+}
+
+/**
+ * The connection was lost after the commit was sent: the write may or may not have happened.
+ * Repeating the same write with the same ids is safe.
+ */
+export class UnknownOutcomeError extends OutboxError {
+  readonly code = 'OUTBOX_UNKNOWN_OUTCOME'
+}
+
+/** No handler is registered for an event's type. */
+export class HandlerMissingError extends OutboxError {
+  readonly code = 'OUTBOX_HANDLER_MISSING'
+
+  constructor(type: string) {
+    super(
+      `no handler is registered for event "${type}"; call bus.on("${type}", …) in every process that calls start()`,
+    )
+  }
+}
+
+/** A handler, an activity or `waitFor` took longer than allowed. */
+export class TimeoutError extends OutboxError {
+  readonly code = 'OUTBOX_TIMEOUT'
+}
+
+/** Why a handler's signal was aborted: its lease went to another worker, so its outcome won't count. */
+export class LeaseLostError extends OutboxError {
+  readonly code = 'OUTBOX_LEASE_LOST'
+}
+
+/** Why a handler's signal was aborted: the bus is stopping. The attempt does not count. */
+export class StoppingError extends OutboxError {
+  readonly code = 'OUTBOX_STOPPING'
+}
+
+/** A routing slip without a single activity. */
+export class EmptyItineraryError extends OutboxError {
+  readonly code = 'OUTBOX_EMPTY_ITINERARY'
+}
+
+/** A routing slip names an activity that its engine does not know. */
+export class UnknownActivityError extends OutboxError {
+  readonly code = 'OUTBOX_UNKNOWN_ACTIVITY'
+  override readonly permanent = true
+}
+
+/** The stored state of a routing slip is not one. */
+export class InvalidSlipError extends OutboxError {
+  readonly code = 'OUTBOX_INVALID_SLIP'
+  override readonly permanent = true
+}
+
+/** Throw it from a handler or an activity when trying again can't help: no further attempt is made. */
+export class PermanentError extends OutboxError {
+  readonly code = 'OUTBOX_PERMANENT'
+  override readonly permanent = true
+}
+
+/** Throw it from a handler or an activity to choose when the next attempt is made; attempts still run out. */
+export class RetryLaterError extends OutboxError {
+  readonly code = 'OUTBOX_RETRY_LATER'
+  /** Milliseconds until the next attempt. */
+  readonly delayMs: number
+
+  constructor(message: string, delayMs: number, options?: ErrorOptions) {
+    super(message, options)
+    this.delayMs = delayMs
+  }
+}
+
+/** Whether no further attempt can help. */
+export function isPermanent(error: unknown): boolean {
+  return error instanceof OutboxError && error.permanent
+}
+
+/** Anything thrown, as an Error: a thrown string or object is wrapped, and kept as `cause`. */
+export function toError(thrown: unknown): Error {
+  if (thrown instanceof Error) return thrown
+  return new Error(`a non-Error was thrown: ${describe(thrown)}`, { cause: thrown })
+}
+
+function describe(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}…` : value)
+  if (typeof value === 'object' && value !== null) return `of type ${value.constructor?.name ?? 'object'}`
+  if (typeof value === 'function') return 'a function'
+  return String(value)
+}

@@ -1,0 +1,188 @@
+import { createHash } from 'node:crypto'
+import { v7 as uuid } from 'uuid'
+import { EventTooLargeError, InvalidEventError } from './errors.ts'
+import { type Duration, durationMs } from './options.ts'
+import { serialize } from './serialize.ts'
+import type { Headers, NewEvent, Outcome, PayloadRecord, When } from './storage.ts'
+
+/** What can be said about an event when it is emitted. */
+export interface EventOptions {
+  /**
+   * Makes the emit repeatable: while an event with this id is in the outbox, the same event emitted again is
+   * dropped without a word, and another one under this id is a DuplicateEventError. 1 to 255 visible ASCII
+   * characters. How long a completed event stays is the bus's `retention`.
+   * @default a new UUID v7
+   */
+  readonly id?: string | undefined
+  /** String pairs kept beside the payload, 8 KiB in all. Names beginning with `outbox-` are reserved. */
+  readonly headers?: Headers | undefined
+  /** Not handled before this moment on the database's clock. Excludes `delay`. */
+  readonly deliverAt?: Date | undefined
+  /** Not handled until this long after the database stored it. Excludes `deliverAt`. */
+  readonly delay?: Duration | undefined
+}
+
+/** An event as a handler sees it. */
+export interface OutboxEvent<Type extends string = string, Payload = unknown> {
+  readonly id: string
+  readonly type: Type
+  readonly payload: Payload
+  readonly headers: Headers
+  /** When the database stored it. */
+  readonly createdAt: Date
+  /** 1 for the first attempt. Released leases don't count. */
+  readonly attempt: number
+}
+
+// Headers with this prefix are the library's own.
+const RESERVED_HEADER_PREFIX = 'outbox-'
+
+/** The header that holds a claim id: where the event's payload is. */
+export const CLAIM_HEADER = 'outbox-claim'
+
+/** The header that says when the claim's payload runs out, in milliseconds since the epoch. */
+export const CLAIM_EXPIRES_HEADER = 'outbox-claim-expires'
+
+/** The header that holds the id of the routing slip an event belongs to. */
+export const SLIP_HEADER = 'outbox-slip'
+
+const HEADERS_LIMIT = 8 * 1024
+
+/** An event on its way into the outbox; emit-side middleware may still change it. */
+export class EventDraft {
+  readonly type: string
+  readonly id: string
+  readonly #due: When
+  readonly #callerChoseId: boolean
+  readonly #puts: PayloadRecord[] = []
+  #payload: unknown
+  #json: string | undefined
+  #body: string | undefined
+  headers: Headers
+
+  /** @param ownHeaders the library's own, with reserved names */
+  constructor(type: string, payload: unknown, options: EventOptions = {}, ownHeaders: Headers = {}) {
+    this.type = checkedType(type)
+    this.id = options.id === undefined ? uuid() : checkedId(options.id)
+    this.#callerChoseId = options.id !== undefined
+    this.#due = dueTime(options)
+    this.headers = { ...(options.headers && checkedHeaders(options.headers)), ...ownHeaders }
+    this.#payload = payload
+  }
+
+  get payload(): unknown {
+    return this.#payload
+  }
+
+  set payload(payload: unknown) {
+    this.#payload = payload
+    this.#json = undefined
+  }
+
+  /** How many milliseconds from now the event is due, by this process's clock. */
+  dueInMs(now: number): number {
+    return 'at' in this.#due ? this.#due.at - now : this.#due.inMs
+  }
+
+  /** The payload's JSON. Serialized once. @throws NotSerializableError */
+  json(): string {
+    this.#json ??= serialize(this.#payload)
+    return this.#json
+  }
+
+  /** The routing slip this event belongs to, for log lines. */
+  get routingSlipId(): string | undefined {
+    return this.headers[SLIP_HEADER]
+  }
+
+  /**
+   * Leaves only a claim in the event. Its payload's bytes are `record`, put in the same write; without one, the
+   * bytes have been stored elsewhere already.
+   */
+  claim(claimId: string, expiresAt: number, record?: PayloadRecord): void {
+    this.#body = 'null'
+    this.headers = { ...this.headers, [CLAIM_HEADER]: claimId, [CLAIM_EXPIRES_HEADER]: String(expiresAt) }
+    if (record) this.#puts.push(record)
+  }
+
+  /** The write that stores this event together with its payload. @throws EventTooLargeError */
+  outcome(limitBytes: number): Outcome & { readonly append: readonly [NewEvent] } {
+    const json = this.json()
+    const body = this.#body ?? json
+    const bytes = Buffer.byteLength(body)
+    if (bytes > limitBytes) throw new EventTooLargeError(this.type, limitBytes, bytes)
+    const fingerprint = this.#callerChoseId ? digest(this.type, json) : null
+    const event: NewEvent = {
+      id: this.id,
+      type: this.type,
+      body,
+      headers: this.headers,
+      due: this.#due,
+      fingerprint,
+    }
+    return { append: [event], put: this.#puts, remove: [], routingSlipId: this.routingSlipId }
+  }
+}
+
+function digest(type: string, json: string): string {
+  return createHash('sha256').update(type).update('\n').update(json).digest('base64url')
+}
+
+/** @throws InvalidEventError */
+export function checkedType(type: string): string {
+  if (typeof type !== 'string' || !/^[A-Za-z][A-Za-z0-9_.:/-]{0,127}$/.test(type)) {
+    throw new InvalidEventError(
+      `event type ${quoted(type)} is not valid: it starts with a letter, holds letters, digits and _ . : / -, and has at most 128 characters`,
+    )
+  }
+  return type
+}
+
+function checkedId(id: string): string {
+  if (typeof id !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(id)) {
+    throw new InvalidEventError(
+      `event id ${quoted(id)} is not valid: it has 1 to 255 visible ASCII characters`,
+    )
+  }
+  return id
+}
+
+function checkedHeaders(headers: Headers): Headers {
+  let bytes = 0
+  for (const [name, value] of Object.entries(headers)) {
+    if (!/^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/.test(name)) {
+      throw new InvalidEventError(
+        `header name ${quoted(name)} is not valid: it starts with a letter or digit, holds letters, digits and _ . -, and has at most 64 characters`,
+      )
+    }
+    if (name.toLowerCase().startsWith(RESERVED_HEADER_PREFIX)) {
+      throw new InvalidEventError(
+        `header name ${quoted(name)} is reserved; choose one without the prefix "${RESERVED_HEADER_PREFIX}"`,
+      )
+    }
+    if (typeof value !== 'string') throw new InvalidEventError(`header ${quoted(name)} is not a string`)
+    bytes += name.length + Buffer.byteLength(value)
+  }
+  if (bytes > HEADERS_LIMIT) {
+    throw new InvalidEventError(
+      `the headers have ${bytes} bytes, the limit is ${HEADERS_LIMIT}; move data into the payload`,
+    )
+  }
+  return { ...headers }
+}
+
+function dueTime({ deliverAt, delay }: EventOptions): When {
+  if (deliverAt !== undefined && delay !== undefined) {
+    throw new InvalidEventError('an event takes deliverAt or delay, not both')
+  }
+  if (delay !== undefined) return { inMs: durationMs('delay', delay, 0) }
+  if (deliverAt === undefined) return { inMs: 0 }
+  const at = deliverAt instanceof Date ? deliverAt.getTime() : Number.NaN
+  if (Number.isNaN(at)) throw new InvalidEventError('deliverAt is not a valid Date')
+  return { at: Math.max(0, at) }
+}
+
+function quoted(value: unknown): string {
+  const text = typeof value === 'string' ? value : String(value)
+  return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text)
+}

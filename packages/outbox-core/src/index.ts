@@ -1,0 +1,70 @@
+export {
+  type EmitOptions,
+  type EventInput,
+  type EventType,
+  type Handler,
+  type HandlerContext,
+  type HandlerOptions,
+  OutboxEventBus,
+} from './bus.ts'
+export type { BusOptions } from './bus-options.ts'
+export { type Clock, systemClock } from './clock.ts'
+export type { DeadLetter, DeadLetterPage, DeadLetterSelection, DeadLetters } from './dead-letters.ts'
+export type { Delivery } from './delivery.ts'
+export * from './errors.ts'
+export type { EventDraft, EventOptions, OutboxEvent } from './event.ts'
+export { consoleLogger, type Logger, silentLogger } from './logger.ts'
+export type { Middleware } from './middleware.ts'
+export { type Duration, durationMs, identifier, wholeNumber } from './options.ts'
+export { Outbox, type OutboxOptions } from './outbox.ts'
+export type { RetryOptions } from './retry.ts'
+export {
+  type Activity,
+  type ActivityContext,
+  type ActivityDefinition,
+  type ActivityResult,
+  activity,
+  type CompensateContext,
+  type ExecuteContext,
+  type Fault,
+  type Variables,
+} from './saga/activity.ts'
+export { DeadlineError } from './saga/attempt.ts'
+export { type ClaimCheckOptions, claimCheck } from './saga/claim-check.ts'
+export { SagaEngine, type SagaEngineOptions, type StartOptions } from './saga/engine.ts'
+export type {
+  CompensationFailed,
+  SagaCompleted,
+  SagaEvents,
+  SagaFaulted,
+  SagaTerminated,
+  SlipEvent,
+  StepCompleted,
+} from './saga/lifecycle.ts'
+export type { EncryptionOptions } from './saga/payload-frame.ts'
+export { Itinerary, type ItineraryStep, itinerary, RoutingSlip, routingSlip } from './saga/routing-slip.ts'
+export {
+  OutboxSagaStore,
+  type SagaStoreAdapter,
+  type SagaStoreCall,
+  type SagaStoreOptions,
+} from './saga/saga-store.ts'
+export type { EventSchemas } from './schema.ts'
+export type {
+  DeadEvent,
+  DeadPage,
+  DeadQuery,
+  Headers,
+  Lease,
+  LeasedEvent,
+  NewEvent,
+  Outcome,
+  OutcomeResult,
+  PayloadRecord,
+  Purged,
+  Settlement,
+  Storage,
+  StorageLimits,
+  StorageStats,
+  When,
+} from './storage.ts'

@@ -1,0 +1,63 @@
+import ms from 'ms'
+import { ConfigurationError } from './errors.ts'
+
+/** A length of time: a number of milliseconds, or text such as `'500ms'`, `'30s'`, `'10m'`, `'2h'`, `'7d'`. */
+export type Duration = number | `${number}${'ms' | 's' | 'm' | 'h' | 'd' | 'w'}`
+
+// Beyond a century a time to live or a delay is a mistake, and some databases overflow.
+const LONGEST_DURATION_MS = 100 * 365.25 * 24 * 3600 * 1000
+
+/** Milliseconds of a duration option, refused unless it is a whole number in `[least, a century]`. */
+export function durationMs(option: string, value: Duration, least = 1): number {
+  const parsed = typeof value === 'string' ? parseDuration(value) : value
+  if (
+    typeof parsed !== 'number' ||
+    !Number.isFinite(parsed) ||
+    parsed < least ||
+    parsed > LONGEST_DURATION_MS
+  ) {
+    throw new ConfigurationError(
+      option,
+      value,
+      `it must be a number of milliseconds or text like '30s' or '7d', at least ${least} ms and at most 100 years`,
+    )
+  }
+  return Math.ceil(parsed)
+}
+
+function parseDuration(text: string): number | undefined {
+  try {
+    return ms(text as ms.StringValue)
+  } catch {
+    return undefined
+  }
+}
+
+/** A whole-number option, refused outside `[least, most]`. */
+export function wholeNumber(
+  option: string,
+  value: number,
+  least: number,
+  most: number = Number.MAX_SAFE_INTEGER,
+): number {
+  if (!Number.isInteger(value) || value < least || value > most) {
+    const range = most === Number.MAX_SAFE_INTEGER ? `at least ${least}` : `from ${least} to ${most}`
+    throw new ConfigurationError(option, value, `it must be a whole number, ${range}`)
+  }
+  return value
+}
+
+/**
+ * A table, collection or schema name. Only such names ever reach a statement's text, since names can't be bound
+ * as parameters.
+ */
+export function identifier(option: string, value: string): string {
+  if (typeof value !== 'string' || !/^[A-Za-z_][A-Za-z0-9_]{0,47}$/.test(value)) {
+    throw new ConfigurationError(
+      option,
+      value,
+      'a name starts with a letter or _, holds letters, digits and _, and has at most 48 characters',
+    )
+  }
+  return value
+}

@@ -1,0 +1,86 @@
+import { toError } from './errors.ts'
+import { errorFields, type Logger } from './logger.ts'
+import type { Outcome, OutcomeResult, Purged } from './storage.ts'
+
+/** The one place that logs what happens to payloads: who, which claim, how many bytes, how long; never the bytes. */
+export class PayloadLog {
+  readonly #logger: Logger
+
+  constructor(logger: Logger) {
+    this.#logger = logger
+  }
+
+  async write(
+    outcomes: readonly Outcome[],
+    write: () => Promise<readonly OutcomeResult[]>,
+  ): Promise<readonly OutcomeResult[]> {
+    const started = performance.now()
+    try {
+      const results = await write()
+      this.#written(outcomes, results, started)
+      return results
+    } catch (error) {
+      this.#failed(outcomes, toError(error))
+      throw error
+    }
+  }
+
+  async read(
+    claimId: string,
+    routingSlipId: string | undefined,
+    read: () => Promise<Uint8Array | undefined>,
+  ): Promise<Uint8Array | undefined> {
+    const started = performance.now()
+    try {
+      const data = await read()
+      const fields = { routingSlipId, claimId, bytes: data?.byteLength, durationMs: since(started) }
+      this.#logger.debug(fields, data ? 'payload get' : 'payload get: missing or expired')
+      return data
+    } catch (error) {
+      this.#logger.error({ routingSlipId, claimId, error: errorFields(toError(error)) }, 'payload get failed')
+      throw error
+    }
+  }
+
+  async purge(purge: () => Promise<Purged>): Promise<Purged> {
+    const started = performance.now()
+    try {
+      const purged = await purge()
+      this.#logger.debug({ ...purged, durationMs: since(started) }, 'cleanup')
+      return purged
+    } catch (error) {
+      this.#logger.error({ error: errorFields(toError(error)) }, 'cleanup failed')
+      throw error
+    }
+  }
+
+  #written(outcomes: readonly Outcome[], results: readonly OutcomeResult[], started: number): void {
+    for (const [index, { put, remove, routingSlipId }] of outcomes.entries()) {
+      if (put.length + remove.length === 0 || results[index]?.status !== 'applied') continue
+      const durationMs = since(started)
+      for (const { id, data } of put) {
+        this.#logger.debug({ routingSlipId, claimId: id, bytes: data.byteLength, durationMs }, 'payload put')
+      }
+      for (const claimId of remove)
+        this.#logger.debug({ routingSlipId, claimId, durationMs }, 'payload delete')
+    }
+  }
+
+  #failed(outcomes: readonly Outcome[], thrown: Error): void {
+    const error = errorFields(thrown)
+    for (const { put, remove, routingSlipId } of outcomes) {
+      for (const { id, data } of put) {
+        this.#logger.error(
+          { routingSlipId, claimId: id, bytes: data.byteLength, error },
+          'payload put failed',
+        )
+      }
+      for (const claimId of remove)
+        this.#logger.error({ routingSlipId, claimId, error }, 'payload delete failed')
+    }
+  }
+}
+
+function since(started: number): number {
+  return Math.round((performance.now() - started) * 1000) / 1000
+}

@@ -1,0 +1,113 @@
+import type { Clock } from './clock.ts'
+import type { Delivery } from './delivery.ts'
+import { isPermanent, StorageError, toError, UnknownOutcomeError } from './errors.ts'
+import { refused } from './handling.ts'
+import { errorFields, type Logger } from './logger.ts'
+import type { Outbox } from './outbox.ts'
+import type { Outcome, OutcomeResult } from './storage.ts'
+
+export interface Finished {
+  readonly delivery: Delivery
+  readonly outcome: Outcome
+}
+
+const FIRST_PAUSE_MS = 10
+const LONGEST_PAUSE_MS = 1_000
+
+/**
+ * Writes outcomes in batches: what finishes while one write is under way goes into the next. A write that fails
+ * for a passing reason is repeated until it succeeds or the bus stops; meanwhile its leases are kept alive.
+ */
+export class Settler {
+  readonly #outbox: Outbox
+  readonly #clock: Clock
+  readonly #logger: Logger
+  readonly #batchSize: number
+  readonly #settled: (finished: Finished, result: OutcomeResult) => void
+  readonly #pending: Finished[] = []
+  #flushing: Promise<void> | undefined
+  #abandoned = false
+
+  constructor(
+    outbox: Outbox,
+    batchSize: number,
+    settled: (finished: Finished, result: OutcomeResult) => void,
+  ) {
+    this.#outbox = outbox
+    this.#clock = outbox.clock
+    this.#logger = outbox.logger
+    this.#batchSize = batchSize
+    this.#settled = settled
+  }
+
+  add(finished: Finished): void {
+    this.#pending.push(finished)
+    this.#flushing ??= new Promise<void>((resolve) => setImmediate(resolve)).then(() => this.#flush())
+  }
+
+  /** Resolves when everything added so far is written, or given up after `abandon`. */
+  async drained(): Promise<void> {
+    while (this.#flushing) await this.#flushing
+  }
+
+  /** Stops repeating failed writes: the leases run out by themselves. */
+  abandon(): void {
+    this.#abandoned = true
+  }
+
+  async #flush(): Promise<void> {
+    while (this.#pending.length > 0) await this.#write(this.#pending.splice(0, this.#batchSize))
+    this.#flushing = undefined
+  }
+
+  async #write(batch: readonly Finished[]): Promise<void> {
+    for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(pause * 2, LONGEST_PAUSE_MS)) {
+      try {
+        const results = await this.#outbox.write(batch.map(({ outcome }) => outcome))
+        for (const [index, finished] of batch.entries()) this.#report(finished, results[index])
+        return
+      } catch (thrown) {
+        const error = toError(thrown)
+        const splits = !passing(error) && (await this.#writeApart(batch, error))
+        if (splits) return
+        if (this.#abandoned) return this.#giveUp(batch, error)
+        this.#logger.warn({ events: batch.length, error: errorFields(error) }, 'settling failed, will repeat')
+        await new Promise<void>((resolve) => this.#clock.after(pause, resolve))
+      }
+    }
+  }
+
+  // One outcome that the database refuses must not hold up the others of its batch.
+  async #writeApart(batch: readonly Finished[], error: Error): Promise<boolean> {
+    const [first] = batch
+    if (batch.length > 1) {
+      for (const finished of batch) await this.#write([finished])
+      return true
+    }
+    if (!first || !isPermanent(error) || first.outcome.settle?.kind === 'bury') return false
+    this.#logger.error(
+      { ...first.delivery.logFields, error: errorFields(error) },
+      'outcome refused, event buried',
+    )
+    await this.#write([{ delivery: first.delivery, outcome: refused(first.delivery, error) }])
+    return true
+  }
+
+  #giveUp(batch: readonly Finished[], error: Error): void {
+    this.#logger.error(
+      { events: batch.length, error: errorFields(error) },
+      'settling given up; the leases will run out',
+    )
+    for (const finished of batch) this.#settled(finished, { status: 'lost' })
+  }
+
+  #report(finished: Finished, result: OutcomeResult = { status: 'lost' }): void {
+    if (result.status === 'lost')
+      this.#logger.warn(finished.delivery.logFields, 'lease was lost: outcome not written')
+    this.#settled(finished, result)
+  }
+}
+
+function passing(error: Error): boolean {
+  return (error instanceof StorageError && error.transient) || error instanceof UnknownOutcomeError
+}

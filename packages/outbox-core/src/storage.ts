@@ -1,0 +1,196 @@
+/**
+ * The seam: everything core asks of a database. Core decides, a storage only stores; see
+ * docs/writing-an-adapter.md for how to write one and how to prove it.
+ */
+
+/** A moment: on the wall clock (milliseconds since the epoch), or counted from the database's own now. */
+export type When = { readonly at: number } | { readonly inMs: number }
+
+/** String pairs that travel with an event beside its body. */
+export type Headers = Readonly<Record<string, string>>
+
+/** An event as core hands it over to be stored. */
+export interface NewEvent {
+  readonly id: string
+  readonly type: string
+  /** JSON text. */
+  readonly body: string
+  readonly headers: Headers
+  readonly due: When
+  /**
+   * Set when the caller chose the id, so that the event may be in the outbox already: a digest of type and
+   * payload that tells a repetition from another event. Such an event is the only one in its outcome.
+   */
+  readonly fingerprint: string | null
+}
+
+/** Bytes for the saga store. Putting an id again replaces its bytes and its expiry. */
+export interface PayloadRecord {
+  readonly id: string
+  readonly data: Uint8Array
+  readonly expires: When
+}
+
+/** One worker's hold on an event. The attempt number fences it: a stale worker names an older one. */
+export interface Lease {
+  readonly id: string
+  /** Raised by every lease, never lowered, not even by a revival. */
+  readonly attempt: number
+}
+
+/** An event as it comes out of a lease. */
+export interface LeasedEvent extends Lease {
+  readonly type: string
+  readonly body: string
+  readonly headers: Headers
+  readonly createdAt: number
+  /** How many of the attempts don't count against the retry policy: released leases, revivals. */
+  readonly uncounted: number
+}
+
+/**
+ * What becomes of an event. The first three need the event to be leased with exactly this attempt number,
+ * the last two need it to be a dead letter with exactly this one; otherwise the outcome is lost.
+ */
+export type Settlement = Lease &
+  (
+    | {
+        readonly kind: 'complete' /** 0 deletes the event, more keeps it for that long. */
+        readonly keepMs: number
+      }
+    | {
+        readonly kind: 'retry'
+        readonly delayMs: number
+        readonly error: string | null
+        /** Whether the attempt counts; when not, `uncounted` is raised by one. */
+        readonly counted: boolean
+      }
+    | { readonly kind: 'bury'; readonly error: string }
+    | { readonly kind: 'discard' }
+    | { readonly kind: 'revive' /** Due at once; `uncounted` becomes `attempt`. */ }
+  )
+
+/**
+ * The unit of writing: applied entirely or not at all. An emit only appends, a put only puts, a saga step
+ * settles its event, appends the next one, puts its payload and removes the old one.
+ */
+export interface Outcome {
+  readonly settle?: Settlement
+  readonly append: readonly NewEvent[]
+  readonly put: readonly PayloadRecord[]
+  readonly remove: readonly string[]
+  /** For core's log lines; not stored. */
+  readonly routingSlipId?: string | undefined
+}
+
+/**
+ * What became of an outcome. `lost`: its event is no longer held by that lease. `duplicate`: its fingerprinted
+ * event is in the outbox already. Nothing of a lost or duplicate outcome was applied.
+ */
+export type OutcomeResult =
+  | { readonly status: 'applied' }
+  | { readonly status: 'lost' }
+  | {
+      readonly status: 'duplicate' /** Of the event that was there first. */
+      readonly fingerprint: string | null
+    }
+
+/** An event that ran out of attempts. */
+export interface DeadEvent extends LeasedEvent {
+  readonly error: string
+  readonly diedAt: number
+}
+
+export interface DeadQuery {
+  readonly limit: number
+  /** Only these ids. */
+  readonly ids?: readonly string[]
+  /** Only this event type. */
+  readonly type?: string
+  /** The `next` of the page before. */
+  readonly after?: string
+}
+
+export interface DeadPage {
+  readonly events: readonly DeadEvent[]
+  /** Set when there may be more: pass it as `after`. */
+  readonly next?: string
+}
+
+/** How much was purged: finished events past their retention, and expired payloads. */
+export interface Purged {
+  readonly events: number
+  readonly payloads: number
+}
+
+export interface StorageStats {
+  /** Events visible now. */
+  readonly due: number
+  /** Events a worker holds now. */
+  readonly leased: number
+  readonly dead: number
+  /** Milliseconds since the oldest due event became due; null when none is. */
+  readonly oldestDueMs: number | null
+}
+
+/** Hard limits of the database itself; core's own limits are options and usually lower. */
+export interface StorageLimits {
+  readonly eventBytes: number
+  readonly payloadBytes: number
+}
+
+/** The verbs of an adapter. `Tx` is the database's own transaction handle, `TxOptions` what its driver takes. */
+export interface Storage<Tx, TxOptions = never> {
+  readonly limits: StorageLimits
+
+  /** Creates what is missing. Idempotent, and safe when several processes start at once. */
+  initialize(): Promise<void>
+
+  /**
+   * The database's own transaction. Commits when `work` resolves, rolls back when it throws, and throws what
+   * `work` threw, unchanged.
+   */
+  transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R>
+
+  /**
+   * Runs `work` in a transaction that the user opened and will end. Hands out the handle that `write` takes.
+   * Throws ForeignTransactionError or TransactionMissingError when `tx` is not such a transaction.
+   */
+  enlist<R>(tx: Tx, work: (tx: Tx) => Promise<R>): Promise<R>
+
+  /**
+   * Applies outcomes: inside `tx` when given, else in a transaction of its own that holds all of them. One result
+   * for each outcome, in order. Outcomes of one call name different events and payloads. A storage whose
+   * transactions are collected and sent at commit may find out only then, and throws there.
+   */
+  write(outcomes: readonly Outcome[], tx?: Tx): Promise<readonly OutcomeResult[]>
+
+  /** Takes up to `limit` due events, oldest first, invisible to others for `leaseMs`. */
+  lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]>
+
+  /** Makes leases last `leaseMs` from now. Returns the ids that are no longer held. */
+  extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]>
+
+  /** The bytes, or undefined when missing or expired. Inside `tx` it sees what `tx` has put and removed. */
+  getPayload(id: string, tx?: Tx): Promise<Uint8Array | undefined>
+
+  /** Deletes up to `limit` finished events past their retention, and up to `limit` expired payloads. */
+  purge(limit: number): Promise<Purged>
+
+  /** Dead letters, oldest first. */
+  listDead(query: DeadQuery): Promise<DeadPage>
+
+  stats(): Promise<StorageStats>
+
+  /** Calls `wake` when another process may have committed an event. The returned function ends it. */
+  listen?(wake: () => void): Promise<() => Promise<void>>
+
+  /**
+   * Tells the listeners of other processes that an event may be due. Core calls it after a commit, outside any
+   * transaction and not for every single one.
+   */
+  announce?(): Promise<void>
+
+  /** Lets go of what the storage itself made (statements, watchers); never closes the user's client. */
+  close(): Promise<void>
+}

@@ -1,0 +1,56 @@
+import { TransactionClosedError } from './errors.ts'
+
+/** One open transaction of an outbox, as kept in its AsyncLocalStorage. */
+export class TransactionContext<Tx> {
+  readonly tx: Tx
+  /** The soonest an event written in this transaction is due, in milliseconds from now; undefined without one. */
+  soonestDueMs: number | undefined
+  #open = true
+  #last: Promise<unknown> = Promise.resolve()
+  readonly #unfinished = new Set<Promise<unknown>>()
+
+  constructor(tx: Tx) {
+    this.tx = tx
+  }
+
+  get open(): boolean {
+    return this.#open
+  }
+
+  /** @throws TransactionClosedError once the transaction has ended. */
+  assertOpen(): void {
+    if (!this.#open) throw new TransactionClosedError()
+  }
+
+  /**
+   * Runs one operation after the one before: drivers whose transaction is one connection or session take no
+   * parallel use. The transaction's end waits for it even if the caller doesn't.
+   */
+  run<R>(operation: () => Promise<R>): Promise<R> {
+    this.assertOpen()
+    const result = this.#last.then(operation)
+    this.#last = result.catch(() => {})
+    return this.track(result)
+  }
+
+  /** Makes the transaction's end wait for `work`, and fail with it. */
+  track<R>(work: Promise<R>): Promise<R> {
+    // A promise of its own: a failure that nobody awaits must stay an unhandled rejection, not vanish in here.
+    const tracked = work.finally(() => this.#unfinished.delete(tracked))
+    this.#unfinished.add(tracked)
+    return tracked
+  }
+
+  /** Runs the transaction's callback, then everything it started without awaiting it; afterwards nothing enters. */
+  async complete<R>(callback: (tx: Tx) => Promise<R>): Promise<R> {
+    try {
+      const result = await callback(this.tx)
+      while (this.#unfinished.size > 0) await Promise.all(this.#unfinished)
+      return result
+    } finally {
+      this.#open = false
+      // After a failure, let what still runs on the handle end before the driver rolls back.
+      await Promise.allSettled(this.#unfinished)
+    }
+  }
+}
