@@ -1,0 +1,245 @@
+import type { Clock } from '../clock.ts'
+import { StorageError } from '../errors.ts'
+import type {
+  DeadPage,
+  DeadQuery,
+  Lease,
+  LeasedEvent,
+  Outcome,
+  OutcomeResult,
+  Purged,
+  Settlement,
+  Storage,
+  StorageLimits,
+  StorageStats,
+  When,
+} from '../storage.ts'
+import { DueQueue } from './due-queue.ts'
+import { type InMemoryTransaction, MemoryTransactions } from './transactions.ts'
+
+/** An event as it lies in memory. */
+export interface StoredEvent {
+  readonly sequence: number
+  readonly id: string
+  readonly type: string
+  readonly body: string
+  readonly headers: Readonly<Record<string, string>>
+  readonly fingerprint: string | null
+  readonly createdAt: number
+  state: 'waiting' | 'leased' | 'done' | 'dead'
+  visibleAt: number
+  attempt: number
+  uncounted: number
+  error: string
+  diedAt: number
+}
+
+const LIMIT_BYTES = 64 * 1024 * 1024
+
+/** The reference: every promise of the seam in plain maps. Nothing outlives the process. */
+export class InMemoryStorage implements Storage<InMemoryTransaction> {
+  readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
+  readonly events: Map<string, StoredEvent> = new Map()
+  readonly payloads: Map<string, { data: Uint8Array; expiresAt: number }> = new Map()
+  readonly transactions: MemoryTransactions
+  readonly #clock: Clock
+  readonly #due = new DueQueue()
+  #sequence = 0
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+    this.transactions = new MemoryTransactions((outcomes) => this.#applyAll(outcomes))
+  }
+
+  async initialize(): Promise<void> {}
+
+  transaction<R>(work: (tx: InMemoryTransaction) => Promise<R>): Promise<R> {
+    return this.transactions.run(work)
+  }
+
+  enlist<R>(tx: InMemoryTransaction, work: (tx: InMemoryTransaction) => Promise<R>): Promise<R> {
+    return this.transactions.enlist(tx, work)
+  }
+
+  async write(outcomes: readonly Outcome[], tx?: InMemoryTransaction): Promise<readonly OutcomeResult[]> {
+    if (tx) return this.transactions.buffer(tx, outcomes, (all) => this.#results(all))
+    const results = this.#results(outcomes)
+    this.#applyAll(outcomes.filter((_, index) => results[index]?.status === 'applied'))
+    return results
+  }
+
+  async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
+    const now = this.#clock.now()
+    const leased: LeasedEvent[] = []
+    while (leased.length < limit) {
+      const event = this.#due.takeDue(now, ({ id, visibleAt }) => {
+        const current = this.events.get(id)
+        return current !== undefined && isOpen(current) && current.visibleAt === visibleAt
+          ? current
+          : undefined
+      })
+      if (!event) break
+      event.state = 'leased'
+      event.attempt++
+      this.#schedule(event, now + leaseMs)
+      leased.push(leasedEvent(event))
+    }
+    return leased
+  }
+
+  async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
+    const visibleAt = this.#clock.now() + leaseMs
+    const lost: string[] = []
+    for (const { id, attempt } of leases) {
+      const event = this.events.get(id)
+      if (event?.state === 'leased' && event.attempt === attempt) this.#schedule(event, visibleAt)
+      else lost.push(id)
+    }
+    return lost
+  }
+
+  async getPayload(id: string, tx?: InMemoryTransaction): Promise<Uint8Array | undefined> {
+    const now = this.#clock.now()
+    const written = tx && this.transactions.written(tx, id)
+    if (written === 'removed') return undefined
+    if (written) return this.#at(written.expires) > now ? Uint8Array.from(written.data) : undefined
+    const stored = this.payloads.get(id)
+    return stored && stored.expiresAt > now ? Uint8Array.from(stored.data) : undefined
+  }
+
+  async purge(limit: number): Promise<Purged> {
+    const now = this.#clock.now()
+    const done = [...this.events.values()].filter(
+      ({ state, visibleAt }) => state === 'done' && visibleAt <= now,
+    )
+    const expired = [...this.payloads].filter(([, { expiresAt }]) => expiresAt <= now)
+    for (const { id } of done.slice(0, limit)) this.events.delete(id)
+    for (const [id] of expired.slice(0, limit)) this.payloads.delete(id)
+    return { events: Math.min(limit, done.length), payloads: Math.min(limit, expired.length) }
+  }
+
+  async listDead({ limit, ids, type, after }: DeadQuery): Promise<DeadPage> {
+    const [diedAfter = Number.NEGATIVE_INFINITY, sequenceAfter = 0] = after?.split('-').map(Number) ?? []
+    const dead = [...this.events.values()]
+      .filter(
+        (event) =>
+          event.state === 'dead' && (!ids || ids.includes(event.id)) && (!type || event.type === type),
+      )
+      .filter(
+        ({ diedAt, sequence }) => diedAt > diedAfter || (diedAt === diedAfter && sequence > sequenceAfter),
+      )
+      .sort((a, b) => a.diedAt - b.diedAt || a.sequence - b.sequence)
+    const page = dead.slice(0, limit)
+    const last = page.at(-1)
+    const events = page.map((event) => ({ ...leasedEvent(event), error: event.error, diedAt: event.diedAt }))
+    return { events, ...(last && dead.length > limit && { next: `${last.diedAt}-${last.sequence}` }) }
+  }
+
+  async stats(): Promise<StorageStats> {
+    const now = this.#clock.now()
+    const all = [...this.events.values()]
+    const due = all.filter((event) => isOpen(event) && event.visibleAt <= now)
+    return {
+      due: due.length,
+      leased: all.filter(({ state, visibleAt }) => state === 'leased' && visibleAt > now).length,
+      dead: all.filter(({ state }) => state === 'dead').length,
+      oldestDueMs: due.length === 0 ? null : now - Math.min(...due.map(({ visibleAt }) => visibleAt)),
+    }
+  }
+
+  async close(): Promise<void> {}
+
+  /** What would become of each outcome if all of them were applied now, in order. */
+  #results(outcomes: readonly Outcome[]): OutcomeResult[] {
+    const appended = new Map<string, string | null>()
+    return outcomes.map(({ settle, append }) => {
+      if (settle && !this.#held(settle)) return { status: 'lost' }
+      for (const { id, fingerprint } of append) {
+        const known = this.events.get(id)?.fingerprint ?? appended.get(id)
+        const exists = this.events.has(id) || appended.has(id)
+        if (exists && fingerprint !== null) return { status: 'duplicate', fingerprint: known ?? null }
+        appended.set(id, fingerprint)
+      }
+      return { status: 'applied' }
+    })
+  }
+
+  #held(settle: Settlement): boolean {
+    const event = this.events.get(settle.id)
+    const needed = settle.kind === 'revive' || settle.kind === 'discard' ? 'dead' : 'leased'
+    return event?.state === needed && event.attempt === settle.attempt
+  }
+
+  #applyAll(outcomes: readonly Outcome[]): void {
+    if (this.#results(outcomes).some(({ status }) => status !== 'applied')) {
+      throw new StorageError('another transaction has changed the same events; nothing was written', {
+        transient: true,
+      })
+    }
+    for (const { settle, append, put, remove } of outcomes) {
+      if (settle) this.#settle(settle)
+      for (const event of append) {
+        if (!this.events.has(event.id)) this.#append(event)
+      }
+      for (const id of remove) this.payloads.delete(id)
+      for (const { id, data, expires } of put) {
+        this.payloads.set(id, { data: Uint8Array.from(data), expiresAt: this.#at(expires) })
+      }
+    }
+  }
+
+  #append({ id, type, body, headers, due, fingerprint }: Outcome['append'][number]): void {
+    const createdAt = this.#clock.now()
+    const event: StoredEvent = {
+      sequence: ++this.#sequence,
+      ...{ id, type, body, headers: { ...headers }, fingerprint, createdAt },
+      ...{ state: 'waiting', visibleAt: 0, attempt: 0, uncounted: 0, error: '', diedAt: 0 },
+    }
+    this.events.set(id, event)
+    this.#schedule(event, this.#at(due))
+  }
+
+  #settle(settle: Settlement): void {
+    const event = this.events.get(settle.id) as StoredEvent
+    const now = this.#clock.now()
+    switch (settle.kind) {
+      case 'complete':
+        event.state = 'done'
+        event.visibleAt = now + settle.keepMs
+        if (settle.keepMs === 0) this.events.delete(event.id)
+        return
+      case 'discard':
+        this.events.delete(event.id)
+        return
+      case 'bury':
+        Object.assign(event, { state: 'dead', error: settle.error, diedAt: now })
+        return
+      case 'revive':
+        Object.assign(event, { state: 'waiting', uncounted: event.attempt })
+        this.#schedule(event, now)
+        return
+      case 'retry':
+        event.state = 'waiting'
+        event.error = settle.error ?? event.error
+        if (!settle.counted) event.uncounted++
+        this.#schedule(event, now + settle.delayMs)
+    }
+  }
+
+  #schedule(event: StoredEvent, visibleAt: number): void {
+    event.visibleAt = visibleAt
+    this.#due.add(event)
+  }
+
+  #at(when: When): number {
+    return 'at' in when ? when.at : this.#clock.now() + when.inMs
+  }
+}
+
+function isOpen({ state }: StoredEvent): boolean {
+  return state === 'waiting' || state === 'leased'
+}
+
+function leasedEvent({ id, type, body, headers, createdAt, attempt, uncounted }: StoredEvent): LeasedEvent {
+  return { id, type, body, headers, createdAt, attempt, uncounted }
+}
