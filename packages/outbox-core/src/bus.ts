@@ -131,15 +131,16 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
    * @throws InvalidEventError, NotSerializableError, SchemaError, EventTooLargeError, PayloadTooLargeError,
    *   DuplicateEventError, TransactionClosedError, StorageError: nothing is stored then
    */
-  async emit<Type extends EventType<Events>>(
+  emit<Type extends EventType<Events>>(
     type: Type,
     payload: Events[Type],
     options: EmitOptions<Tx> = {},
   ): Promise<string> {
-    const context = this.outbox.context(options.transaction)
-    const draft = new EventDraft(type, payload, options)
-    await this.store([draft], context)
-    return draft.id
+    return this.outbox.participate(options.transaction, async (context) => {
+      const draft = new EventDraft(type, payload, options)
+      await this.store([draft], context)
+      return draft.id
+    })
   }
 
   /**
@@ -148,14 +149,15 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
    * @returns their ids, in order
    * @throws as `emit` does
    */
-  async emitMany(
+  emitMany(
     events: readonly EventInput<Events>[],
     options: { readonly transaction?: Tx } = {},
   ): Promise<readonly string[]> {
-    const context = this.outbox.context(options.transaction)
-    const drafts = events.map((event) => new EventDraft(event.type, event.payload, event))
-    await this.store(drafts, context)
-    return drafts.map(({ id }) => id)
+    return this.outbox.participate(options.transaction, async (context) => {
+      const drafts = events.map((event) => new EventDraft(event.type, event.payload, event))
+      await this.store(drafts, context)
+      return drafts.map(({ id }) => id)
+    })
   }
 
   /**

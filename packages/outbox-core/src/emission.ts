@@ -29,12 +29,7 @@ export class Emission {
   }
 
   /** Stores drafts, all or none, in `context` or in a transaction of their own. */
-  store(drafts: readonly EventDraft[], context: TransactionContext<unknown> | undefined): Promise<void> {
-    const work = this.#store(drafts, context)
-    return context ? context.track(work) : work
-  }
-
-  async #store(
+  async store(
     drafts: readonly EventDraft[],
     context: TransactionContext<unknown> | undefined,
   ): Promise<void> {
@@ -53,7 +48,9 @@ export class Emission {
     const outcomes = [...(generated.length > 0 ? [merged(generated)] : []), ...named.values()]
     if (outcomes.length > 1 && !context) {
       // One of several may turn out to be another event's id: only a transaction takes the others back.
-      await this.#outbox.transaction((tx) => this.#write(outcomes, this.#outbox.context(tx)))
+      await this.#outbox.transaction(() =>
+        this.#outbox.participate(undefined, (own) => this.#write(outcomes, own)),
+      )
     } else if (outcomes.length > 0) {
       await this.#write(outcomes, context)
     }

@@ -1,6 +1,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { type Clock, systemClock } from './clock.ts'
 import { DeadLetters } from './dead-letters.ts'
+import { TransactionClosedError } from './errors.ts'
 import { consoleLogger, type Logger, silentLogger } from './logger.ts'
 import { type Duration, wholeNumber } from './options.ts'
 import { PayloadLog } from './payload-log.ts'
@@ -137,20 +138,20 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
   }
 
   /**
-   * The transaction a call belongs to: the one of `explicit` when given, else the ambient one, else none. Not needed
-   * by users.
+   * Does `work` in the transaction it belongs to: the one of `explicit` when given, else the ambient one, else none.
+   * The transaction's end waits for it and fails with it, so inside one a promise that nobody awaits is no unhandled
+   * rejection. Not needed by users.
    *
    * @throws TransactionClosedError
    */
-  context(explicit?: Tx): TransactionContext<Tx> | undefined {
-    const context =
-      explicit === undefined
-        ? this.#ambient.getStore()
-        : (this.#openContext(explicit) ??
-          this.#contexts.get(explicit as object) ??
-          new TransactionContext(explicit))
-    context?.assertOpen()
-    return context
+  participate<R>(
+    explicit: Tx | undefined,
+    work: (context: TransactionContext<Tx> | undefined) => Promise<R>,
+  ): Promise<R> {
+    const context = this.#contextOf(explicit)
+    if (context?.open === false) return Promise.reject(new TransactionClosedError())
+    const result = work(context)
+    return context ? context.track(result) : result
   }
 
   /** The one write of core: applies outcomes in `context`, or in a transaction of their own. Not needed by users. */
@@ -189,6 +190,12 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
   /** Runs `fn` outside any transaction's async context. Not needed by users. */
   detached<R>(fn: () => R): R {
     return this.#ambient.run(undefined, fn)
+  }
+
+  #contextOf(explicit: Tx | undefined): TransactionContext<Tx> | undefined {
+    if (explicit === undefined) return this.#ambient.getStore()
+    const known = this.#openContext(explicit) ?? this.#contexts.get(explicit as object)
+    return known ?? new TransactionContext(explicit)
   }
 
   #openContext(tx: Tx): TransactionContext<Tx> | undefined {

@@ -35,9 +35,10 @@ export class TransactionContext<Tx> {
 
   /** Makes the transaction's end wait for `work`, and fail with it. */
   track<R>(work: Promise<R>): Promise<R> {
-    // A promise of its own: a failure that nobody awaits must stay an unhandled rejection, not vanish in here.
     const tracked = work.finally(() => this.#unfinished.delete(tracked))
     this.#unfinished.add(tracked)
+    // The transaction fails with it: should nobody await it, that is report enough.
+    tracked.catch(() => {})
     return tracked
   }
 

@@ -81,7 +81,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
       if (!event) break
       event.state = 'leased'
       event.attempt++
-      this.#schedule(event, now + leaseMs)
+      this.reschedule(event, now + leaseMs)
       leased.push(leasedEvent(event))
     }
     return leased
@@ -92,7 +92,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
     const lost: string[] = []
     for (const { id, attempt } of leases) {
       const event = this.events.get(id)
-      if (event?.state === 'leased' && event.attempt === attempt) this.#schedule(event, visibleAt)
+      if (event?.state === 'leased' && event.attempt === attempt) this.reschedule(event, visibleAt)
       else lost.push(id)
     }
     return lost
@@ -196,7 +196,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
       ...{ state: 'waiting', visibleAt: 0, attempt: 0, uncounted: 0, error: '', diedAt: 0 },
     }
     this.events.set(id, event)
-    this.#schedule(event, this.#at(due))
+    this.reschedule(event, this.#at(due))
   }
 
   #settle(settle: Settlement): void {
@@ -216,17 +216,18 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
         return
       case 'revive':
         Object.assign(event, { state: 'waiting', uncounted: event.attempt })
-        this.#schedule(event, now)
+        this.reschedule(event, now)
         return
       case 'retry':
         event.state = 'waiting'
         event.error = settle.error ?? event.error
         if (!settle.counted) event.uncounted++
-        this.#schedule(event, now + settle.delayMs)
+        this.reschedule(event, now + settle.delayMs)
     }
   }
 
-  #schedule(event: StoredEvent, visibleAt: number): void {
+  /** Moves the moment at which an event is due. */
+  reschedule(event: StoredEvent, visibleAt: number): void {
     event.visibleAt = visibleAt
     this.#due.add(event)
   }

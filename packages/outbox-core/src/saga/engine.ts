@@ -82,32 +82,13 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
    * @returns the slip's id
    * @throws EmptyItineraryError, UnknownActivityError, and what `bus.emit` throws: nothing is stored then
    */
-  async emit(slip: RoutingSlip, options: StartOptions<Tx> = {}): Promise<string> {
-    const context = this.#bus.outbox.context(options.transaction)
-    slip.assertNotEmpty()
-    for (const { activity } of slip.itinerary.steps) knownActivity(activity, this.#activities)
+  emit(slip: RoutingSlip, options: StartOptions<Tx> = {}): Promise<string> {
+    const { transaction, ...eventOptions } = options
     const id = slip.id ?? uuid()
-    const state: SlipState = {
-      v: 1,
-      name: slip.name,
-      id,
-      phase: 'execute',
-      step: 0,
-      itinerary: slip.itinerary.steps,
-      variables: slip.initialVariables,
-      log: [],
-      ...(slip.dueBy && { deadline: slip.dueBy }),
-    }
-    const { transaction: _, ...eventOptions } = options
-    const eventId = slip.id === undefined ? undefined : this.#startId(slip.id)
-    const draft = new EventDraft(
-      this.stepType,
-      state,
-      { ...eventOptions, id: eventId },
-      { [SLIP_HEADER]: id },
-    )
-    await this.#bus.store([draft], context)
-    return id
+    return this.#bus.outbox.participate(transaction, async (context) => {
+      await this.#bus.store([this.#start(slip, id, eventOptions)], context)
+      return id
+    })
   }
 
   /**
@@ -130,6 +111,24 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
       after = page.next
     } while (after !== undefined)
     return false
+  }
+
+  #start(slip: RoutingSlip, id: string, options: EventOptions): EventDraft {
+    slip.assertNotEmpty()
+    for (const { activity } of slip.itinerary.steps) knownActivity(activity, this.#activities)
+    const state: SlipState = {
+      v: 1,
+      name: slip.name,
+      id,
+      phase: 'execute',
+      step: 0,
+      itinerary: slip.itinerary.steps,
+      variables: slip.initialVariables,
+      log: [],
+      ...(slip.dueBy && { deadline: slip.dueBy }),
+    }
+    const eventId = slip.id === undefined ? undefined : this.#startId(slip.id)
+    return new EventDraft(this.stepType, state, { ...options, id: eventId }, { [SLIP_HEADER]: id })
   }
 
   async #step(delivery: Delivery): Promise<void> {

@@ -95,18 +95,15 @@ export class OutboxSagaStore implements SagaStoreAdapter {
    * @param expiresAt when it runs out on the database's clock (default: the store's time to live from now)
    * @throws InvalidClaimIdError, InvalidExpiryError (already past), PayloadTooLargeError: nothing is written
    */
-  async put(id: string, data: Uint8Array, expiresAt?: Date, call: SagaStoreCall = {}): Promise<void> {
-    assertClaimId(id)
-    const context = this.outbox.context(call.transaction)
-    const expires = expiresAt === undefined ? { inMs: this.ttlMs } : this.#future(expiresAt)
-    const work = (async () => {
-      const record = await this.record(id, data, expires)
+  put(id: string, data: Uint8Array, expiresAt?: Date, call: SagaStoreCall = {}): Promise<void> {
+    return this.outbox.participate(call.transaction, async (context) => {
+      assertClaimId(id)
+      const record = await this.record(id, data, this.#expiry(expiresAt))
       await this.outbox.write(
         [{ append: [], put: [record], remove: [], routingSlipId: call.routingSlipId }],
         context,
       )
-    })()
-    await (context ? context.track(work) : work)
+    })
   }
 
   /**
@@ -121,10 +118,12 @@ export class OutboxSagaStore implements SagaStoreAdapter {
   }
 
   /** Removes a payload; removing what isn't there is fine. @throws InvalidClaimIdError */
-  async delete(id: string, call: SagaStoreCall = {}): Promise<void> {
-    assertClaimId(id)
-    const outcome = { append: [], put: [], remove: [id], routingSlipId: call.routingSlipId }
-    await this.outbox.write([outcome], this.outbox.context(call.transaction))
+  delete(id: string, call: SagaStoreCall = {}): Promise<void> {
+    return this.outbox.participate(call.transaction, async (context) => {
+      assertClaimId(id)
+      const outcome = { append: [], put: [], remove: [id], routingSlipId: call.routingSlipId }
+      await this.outbox.write([outcome], context)
+    })
   }
 
   /**
@@ -157,9 +156,11 @@ export class OutboxSagaStore implements SagaStoreAdapter {
   }
 
   /** A payload's bytes as stored. Not needed by users. */
-  async frame(id: string, call: SagaStoreCall = {}): Promise<Uint8Array | undefined> {
-    assertClaimId(id)
-    return this.outbox.readPayload(id, this.outbox.context(call.transaction), call.routingSlipId)
+  frame(id: string, call: SagaStoreCall = {}): Promise<Uint8Array | undefined> {
+    return this.outbox.participate(call.transaction, async (context) => {
+      assertClaimId(id)
+      return this.outbox.readPayload(id, context, call.routingSlipId)
+    })
   }
 
   /** The payload in stored bytes. Not needed by users. */
@@ -167,7 +168,8 @@ export class OutboxSagaStore implements SagaStoreAdapter {
     return this.#codec.decode(frame, id)
   }
 
-  #future(expiresAt: Date): When {
+  #expiry(expiresAt: Date | undefined): When {
+    if (expiresAt === undefined) return { inMs: this.ttlMs }
     const at = expiresAt instanceof Date ? expiresAt.getTime() : Number.NaN
     if (Number.isNaN(at)) throw new InvalidExpiryError('expiresAt is not a valid Date')
     if (at <= this.outbox.clock.now()) {

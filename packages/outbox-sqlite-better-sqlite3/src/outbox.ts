@@ -1,0 +1,49 @@
+import { type Duration, durationMs, identifier, Outbox, type OutboxOptions } from 'outbox-core'
+import { Connection, type SqliteDatabase } from './connection.ts'
+import type { Tables } from './schema.ts'
+import { SqliteStorage } from './storage.ts'
+
+export interface SqliteBetterSqlite3OutboxOptions extends OutboxOptions {
+  /** Names of the tables: a letter or _, then letters, digits and _, at most 48 characters. */
+  readonly tables?: {
+    /** @default 'outbox_events' */
+    readonly events?: string
+    /** @default 'saga_store' */
+    readonly payloads?: string
+    /** @default 'outbox_migrations' */
+    readonly migrations?: string
+  }
+  /**
+   * How long to wait for a lock: for other transactions on this connection, and for other processes on the file.
+   * @default '30s'
+   */
+  readonly lockTimeout?: Duration
+}
+
+/**
+ * A transactional outbox in the SQLite database of a better-sqlite3 connection (12 or newer; SQLite 3.42 or newer).
+ *
+ * `transaction` hands out the connection as `tx`. It may run asynchronous code: transactions on one connection take
+ * turns. What can't be seen is a statement that other code runs on the same connection meanwhile: it joins the open
+ * transaction. Give such code a connection of its own.
+ */
+export class SqliteBetterSqlite3Outbox<Db extends SqliteDatabase = SqliteDatabase> extends Outbox<Db> {
+  /**
+   * @param db your own open connection; the outbox never closes it
+   * @throws ConfigurationError naming the option and its value
+   */
+  constructor(db: Db, options: SqliteBetterSqlite3OutboxOptions = {}) {
+    const {
+      events = 'outbox_events',
+      payloads = 'saga_store',
+      migrations = 'outbox_migrations',
+    } = options.tables ?? {}
+    const tables: Tables = {
+      events: identifier('tables.events', events),
+      payloads: identifier('tables.payloads', payloads),
+      migrations: identifier('tables.migrations', migrations),
+    }
+    const connection = new Connection(db, durationMs('lockTimeout', options.lockTimeout ?? '30s'))
+    super(new SqliteStorage(connection, tables), options)
+  }
+}

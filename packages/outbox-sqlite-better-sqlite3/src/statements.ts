@@ -1,0 +1,130 @@
+import type { Lease, LeasedEvent, NewEvent, Settlement, When } from 'outbox-core'
+import type { SqliteDatabase, SqliteStatement } from './connection.ts'
+import { NOW, STATE, type Tables } from './schema.ts'
+
+/** An event's row. */
+export interface Row extends Omit<LeasedEvent, 'headers' | 'createdAt'> {
+  readonly seq: number
+  readonly headers: string
+  readonly created_at: number
+  readonly error: string
+  readonly died_at: number
+}
+
+const EVENT = 'seq, id, type, body, headers, created_at, attempt, uncounted'
+
+/** The text of every statement; each is prepared when it is first needed, since the tables may come later. */
+function texts({ events, payloads }: Tables) {
+  const rows = `SELECT value ->> 0 AS id, value ->> 1 AS attempt, value ->> 2 AS needed`
+  return {
+    due: `SELECT ${EVENT} FROM "${events}" WHERE state < 2 AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT ?`,
+    lease: `UPDATE "${events}" SET state = ${STATE.leased}, attempt = attempt + 1, visible_at = ${NOW} + ?
+      WHERE seq IN (SELECT value FROM json_each(?)) AND state < 2 AND visible_at <= ${NOW} RETURNING seq, attempt, uncounted`,
+    extend: `UPDATE "${events}" SET visible_at = ${NOW} + ? FROM (${rows} FROM json_each(?)) AS held
+      WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = held.needed
+      RETURNING "${events}".id`,
+    remove: `DELETE FROM "${events}" WHERE seq IN (
+      SELECT seq FROM (${rows} FROM json_each(?)) AS held JOIN "${events}" USING (id, attempt) WHERE state = held.needed
+    ) RETURNING id`,
+    change: `UPDATE "${events}" SET state = to_state, visible_at = ${NOW} + to_delay,
+        error = coalesce(to_error, error), uncounted = CASE pardon WHEN 1 THEN uncounted + 1 WHEN 2 THEN "${events}".attempt ELSE uncounted END,
+        died_at = CASE to_state WHEN ${STATE.dead} THEN ${NOW} END
+      FROM (${rows}, value ->> 3 AS to_state, value ->> 4 AS to_delay, value ->> 5 AS to_error, value ->> 6 AS pardon FROM json_each(?)) AS held
+      WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = held.needed
+      RETURNING "${events}".id`,
+    appendOne: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, created_at, visible_at)
+      VALUES (?, ?, ?, ?, ?, ${NOW}, coalesce(?, ${NOW} + ?)) ON CONFLICT (id) DO NOTHING`,
+    appendMany: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, created_at, visible_at)
+      SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, ${NOW}, coalesce(value ->> 5, ${NOW} + (value ->> 6))
+      FROM json_each(?) WHERE true ORDER BY key ON CONFLICT (id) DO NOTHING RETURNING id`,
+    fingerprint: `SELECT fingerprint FROM "${events}" WHERE id = ?`,
+    put: `INSERT INTO "${payloads}" (id, data, expires_at) VALUES (?, ?, coalesce(?, ${NOW} + ?))
+      ON CONFLICT (id) DO UPDATE SET data = excluded.data, expires_at = excluded.expires_at`,
+    get: `SELECT data FROM "${payloads}" WHERE id = ? AND expires_at > ${NOW}`,
+    delete: `DELETE FROM "${payloads}" WHERE id IN (SELECT value FROM json_each(?))`,
+    purgeEvents: `DELETE FROM "${events}" WHERE seq IN (
+      SELECT seq FROM "${events}" WHERE state = ${STATE.done} AND visible_at <= ${NOW} ORDER BY visible_at LIMIT ?)`,
+    purgePayloads: `DELETE FROM "${payloads}" WHERE id IN (
+      SELECT id FROM "${payloads}" WHERE expires_at <= ${NOW} ORDER BY expires_at LIMIT ?)`,
+    dead: `SELECT ${EVENT}, error, died_at FROM "${events}"
+      WHERE state = ${STATE.dead} AND (died_at, seq) > (?, ?) AND type = coalesce(?, type)
+      ORDER BY died_at, seq LIMIT ?`,
+    deadById: `SELECT ${EVENT}, error, died_at FROM "${events}"
+      WHERE id IN (SELECT value FROM json_each(?)) AND state = ${STATE.dead} AND (died_at, seq) > (?, ?) AND type = coalesce(?, type)
+      ORDER BY died_at, seq LIMIT ?`,
+    due_stats: `SELECT count(*) AS due, ${NOW} - min(visible_at) AS oldest FROM "${events}" WHERE state < 2 AND visible_at <= ${NOW}`,
+    leased_stats: `SELECT count(*) AS leased FROM "${events}" WHERE state < 2 AND state = ${STATE.leased} AND visible_at > ${NOW}`,
+    dead_stats: `SELECT count(*) AS dead FROM "${events}" WHERE state = ${STATE.dead}`,
+  }
+}
+
+type Name = keyof ReturnType<typeof texts>
+
+/** The prepared statements of one outbox. */
+export class Statements {
+  readonly #db: SqliteDatabase
+  readonly #texts: ReturnType<typeof texts>
+  readonly #prepared: Partial<Record<Name, SqliteStatement>> = {}
+
+  constructor(db: SqliteDatabase, tables: Tables) {
+    this.#db = db
+    this.#texts = texts(tables)
+  }
+
+  run(name: Name, ...parameters: unknown[]): number {
+    return this.#prepare(name).run(...parameters).changes
+  }
+
+  get<Result>(name: Name, ...parameters: unknown[]): Result | undefined {
+    return this.#prepare(name).get(...parameters) as Result | undefined
+  }
+
+  all<Result>(name: Name, ...parameters: unknown[]): Result[] {
+    return this.#prepare(name).all(...parameters) as Result[]
+  }
+
+  #prepare(name: Name): SqliteStatement {
+    this.#prepared[name] ??= this.#db.prepare(this.#texts[name])
+    return this.#prepared[name]
+  }
+}
+
+/** Parameters for a moment: absolute, or from the database's own now. */
+export function whenParameters(when: When): [number | null, number | null] {
+  return 'at' in when ? [when.at, null] : [null, when.inMs]
+}
+
+/** An event's parameters for `appendOne` and `appendMany`. */
+export function eventParameters({ id, type, body, headers, fingerprint, due }: NewEvent): unknown[] {
+  return [id, type, body, JSON.stringify(headers), fingerprint, ...whenParameters(due)]
+}
+
+/** A settlement's row for `remove`: what is deleted; none for what is kept. */
+export function removal(settle: Settlement): unknown[] | undefined {
+  if (settle.kind === 'discard') return [settle.id, settle.attempt, STATE.dead]
+  return settle.kind === 'complete' && settle.keepMs === 0
+    ? [settle.id, settle.attempt, STATE.leased]
+    : undefined
+}
+
+/** A settlement's row for `change`: what is kept, and how; none for what is deleted. */
+export function change(settle: Settlement): unknown[] | undefined {
+  const leased = [settle.id, settle.attempt, STATE.leased]
+  switch (settle.kind) {
+    case 'complete':
+      return settle.keepMs === 0 ? undefined : [...leased, STATE.done, settle.keepMs, null, 0]
+    case 'retry':
+      return [...leased, STATE.waiting, settle.delayMs, settle.error, settle.counted ? 0 : 1]
+    case 'bury':
+      return [...leased, STATE.dead, 0, settle.error, 0]
+    case 'revive':
+      return [settle.id, settle.attempt, STATE.dead, STATE.waiting, 0, null, 2]
+    case 'discard':
+      return undefined
+  }
+}
+
+/** A lease's row for `extend`. */
+export function held({ id, attempt }: Lease): unknown[] {
+  return [id, attempt, STATE.leased]
+}

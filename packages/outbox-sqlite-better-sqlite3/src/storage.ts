@@ -1,0 +1,203 @@
+import type {
+  DeadPage,
+  DeadQuery,
+  Lease,
+  LeasedEvent,
+  NewEvent,
+  Outcome,
+  OutcomeResult,
+  Purged,
+  Storage,
+  StorageLimits,
+  StorageStats,
+} from 'outbox-core'
+import type { Connection, SqliteDatabase } from './connection.ts'
+import { watchOtherConnections } from './listen.ts'
+import { migrate, type Tables } from './schema.ts'
+import { change, eventParameters, held, type Row, removal, Statements, whenParameters } from './statements.ts'
+
+// SQLite's own limit is 1e9 bytes for a row; beyond this the memory for copies is the sooner end.
+const LIMIT_BYTES = 256 * 1024 * 1024
+
+const APPLIED: OutcomeResult = { status: 'applied' }
+const LOST: OutcomeResult = { status: 'lost' }
+
+export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
+  readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
+  readonly #connection: Connection
+  readonly #tables: Tables
+  readonly #statements: Statements
+  readonly #watchers = new Set<() => void>()
+
+  constructor(connection: Connection, tables: Tables) {
+    this.#connection = connection
+    this.#tables = tables
+    this.#statements = new Statements(connection.db, tables)
+  }
+
+  initialize(): Promise<void> {
+    return migrate(this.#connection, this.#tables)
+  }
+
+  transaction<R>(work: (tx: Db) => Promise<R>): Promise<R> {
+    return this.#connection.transaction((tx) => work(tx as Db))
+  }
+
+  async enlist<R>(tx: Db, work: (tx: Db) => Promise<R>): Promise<R> {
+    return this.#connection.enlist(tx, (handle) => work(handle as Db))
+  }
+
+  async write(outcomes: readonly Outcome[], tx?: Db): Promise<readonly OutcomeResult[]> {
+    if (tx) return this.#connection.inside(tx, () => this.#apply(outcomes))
+    if (takesOneStatement(outcomes)) return this.#connection.statements(() => this.#apply(outcomes))
+    return this.#connection.statements(() => this.#atomically(() => this.#apply(outcomes)))
+  }
+
+  async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
+    return this.#connection.statements(() => {
+      const due = this.#statements.all<Row>('due', limit)
+      if (due.length === 0) return []
+      const leased = this.#statements.all<Row>('lease', leaseMs, JSON.stringify(due.map(({ seq }) => seq)))
+      const bySeq = new Map(leased.map((row) => [row.seq, row]))
+      return due.flatMap((row) => {
+        const taken = bySeq.get(row.seq)
+        return taken ? [leasedEvent({ ...row, ...taken })] : []
+      })
+    })
+  }
+
+  async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
+    const rows = JSON.stringify(leases.map(held))
+    const kept = await this.#connection.statements(() => this.#ids('extend', leaseMs, rows))
+    return leases.filter(({ id }) => !kept.has(id)).map(({ id }) => id)
+  }
+
+  async getPayload(id: string, tx?: Db): Promise<Uint8Array | undefined> {
+    const read = (): { data: Uint8Array } | undefined => this.#statements.get('get', id)
+    const row = tx ? this.#connection.inside(tx, read) : await this.#connection.statements(read)
+    return row?.data
+  }
+
+  async purge(limit: number): Promise<Purged> {
+    const events = await this.#connection.statements(() => this.#statements.run('purgeEvents', limit))
+    const payloads = await this.#connection.statements(() => this.#statements.run('purgePayloads', limit))
+    return { events, payloads }
+  }
+
+  async listDead({ limit, ids, type = undefined, after }: DeadQuery): Promise<DeadPage> {
+    const [diedAfter = -1, seqAfter = -1] = after?.split('-').map(Number) ?? []
+    const range = [diedAfter, seqAfter, type ?? null, limit]
+    const rows = await this.#connection.statements(() =>
+      ids
+        ? this.#statements.all<Row>('deadById', JSON.stringify(ids), ...range)
+        : this.#statements.all<Row>('dead', ...range),
+    )
+    const last = rows.at(-1)
+    const events = rows.map((row) => ({ ...leasedEvent(row), error: row.error, diedAt: row.died_at }))
+    return { events, ...(last && rows.length === limit && { next: `${last.died_at}-${last.seq}` }) }
+  }
+
+  async stats(): Promise<StorageStats> {
+    return this.#connection.statements(() => {
+      const { due = 0, oldest = null } =
+        this.#statements.get<{ due: number; oldest: number | null }>('due_stats') ?? {}
+      const { leased = 0 } = this.#statements.get<{ leased: number }>('leased_stats') ?? {}
+      const { dead = 0 } = this.#statements.get<{ dead: number }>('dead_stats') ?? {}
+      return { due, leased, dead, oldestDueMs: oldest }
+    })
+  }
+
+  async listen(wake: () => void): Promise<() => Promise<void>> {
+    const stop = watchOtherConnections(this.#connection.db, wake)
+    this.#watchers.add(stop)
+    return async () => {
+      this.#watchers.delete(stop)
+      stop()
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const stop of this.#watchers) stop()
+    this.#watchers.clear()
+  }
+
+  #atomically<R>(run: () => R): R {
+    const { db } = this.#connection
+    db.exec('BEGIN IMMEDIATE')
+    try {
+      const result = run()
+      db.exec('COMMIT')
+      return result
+    } catch (error) {
+      if (db.inTransaction) db.exec('ROLLBACK')
+      throw error
+    }
+  }
+
+  #apply(outcomes: readonly Outcome[]): OutcomeResult[] {
+    const results = this.#settle(outcomes)
+    this.#append(outcomes, results)
+    const applied = outcomes.filter((_, index) => results[index] === APPLIED)
+    const removed = applied.flatMap(({ remove }) => remove)
+    if (removed.length > 0) this.#statements.run('delete', JSON.stringify(removed))
+    for (const { put } of applied) {
+      for (const { id, data, expires } of put)
+        this.#statements.run('put', id, data, ...whenParameters(expires))
+    }
+    return results
+  }
+
+  #settle(outcomes: readonly Outcome[]): OutcomeResult[] {
+    const settlements = outcomes.flatMap(({ settle }) => settle ?? [])
+    const removals = settlements.flatMap((settle) => [removal(settle) ?? []].filter((row) => row.length > 0))
+    const changes = settlements.flatMap((settle) => [change(settle) ?? []].filter((row) => row.length > 0))
+    const settled = new Set([
+      ...(removals.length > 0 ? this.#ids('remove', JSON.stringify(removals)) : []),
+      ...(changes.length > 0 ? this.#ids('change', JSON.stringify(changes)) : []),
+    ])
+    return outcomes.map(({ settle }) => (!settle || settled.has(settle.id) ? APPLIED : LOST))
+  }
+
+  /** Appends what survived settling; an event whose id is taken turns its outcome into a duplicate. */
+  #append(outcomes: readonly Outcome[], results: OutcomeResult[]): void {
+    const events = outcomes.flatMap(({ append }, index) => (results[index] === APPLIED ? append : []))
+    const inserted = this.#insert(events)
+    if (inserted === 'all') return
+    for (const [index, { append }] of outcomes.entries()) {
+      const [event] = append
+      if (!event || event.fingerprint === null || results[index] !== APPLIED || inserted.has(event.id))
+        continue
+      const first = this.#statements.get<{ fingerprint: string | null }>('fingerprint', event.id)
+      results[index] = { status: 'duplicate', fingerprint: first?.fingerprint ?? null }
+    }
+  }
+
+  #insert(events: readonly NewEvent[]): 'all' | Set<string> {
+    const [first] = events
+    if (!first) return 'all'
+    if (events.length === 1) {
+      return this.#statements.run('appendOne', ...eventParameters(first)) === 1 ? 'all' : new Set()
+    }
+    const inserted = this.#ids('appendMany', JSON.stringify(events.map(eventParameters)))
+    return inserted.size === events.length ? 'all' : inserted
+  }
+
+  #ids(statement: 'extend' | 'remove' | 'change' | 'appendMany', ...parameters: unknown[]): Set<string> {
+    return new Set(this.#statements.all<{ id: string }>(statement, ...parameters).map(({ id }) => id))
+  }
+}
+
+function takesOneStatement(outcomes: readonly Outcome[]): boolean {
+  const settles = outcomes.flatMap(({ settle }) => settle ?? [])
+  const rest = outcomes.reduce(
+    (sum, { append, put, remove }) => sum + append.length + put.length + remove.length,
+    0,
+  )
+  if (settles.length === 0)
+    return rest <= 1 || outcomes.every(({ put, remove }) => put.length + remove.length === 0)
+  return rest === 0 && (settles.every(removal) || !settles.some(removal))
+}
+
+function leasedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): LeasedEvent {
+  return { id, type, body, headers: JSON.parse(headers), createdAt: created_at, attempt, uncounted }
+}
