@@ -90,12 +90,12 @@ export class Delivery implements OutboxEvent {
    * @returns the event's id
    * @throws TransactionClosedError when that write is already on its way
    */
-  emit(
+  readonly emit = (
     type: string,
     payload: unknown,
     options: Omit<EventOptions, 'id'> = {},
     own: Headers = {},
-  ): Promise<string> {
+  ): Promise<string> => {
     const emitting = this.#emit(type, payload, options, own)
     this.#emitting.push(emitting)
     return emitting

@@ -1,9 +1,13 @@
 import { describe } from 'vitest'
 import type { Backend } from './backend.ts'
+import { busContract } from './bus-contract.ts'
+import { claimContract } from './claim-contract.ts'
 import { deadLetterContract } from './dead-letter-contract.ts'
+import { emitContract } from './emit-contract.ts'
 import { placeTest } from './harness.ts'
 import { leaseContract } from './lease-contract.ts'
 import { payloadContract } from './payload-contract.ts'
+import { sagaContract } from './saga-contract.ts'
 import { transactionContract } from './transaction-contract.ts'
 import { writeContract } from './write-contract.ts'
 
@@ -19,5 +23,9 @@ export function outboxContract<Tx, TxOptions>(backend: Backend<Tx, TxOptions>): 
     deadLetterContract(test)
     payloadContract(test)
     transactionContract(test)
+    emitContract(test)
+    busContract(test)
+    claimContract(test)
+    sagaContract(test)
   })
 }
