@@ -32,6 +32,8 @@ interface Turn {
   holder?: { readonly what: string; readonly since: Date }
   /** The handle of the open transaction. */
   handle?: SqliteDatabase
+  /** What every handle on this connection inherits. */
+  readonly handles: SqliteDatabase
 }
 
 const turns = new WeakMap<SqliteDatabase, Turn>()
@@ -47,19 +49,23 @@ export class Connection {
   readonly #turn: Turn
   readonly #mutex: MutexInterface
   readonly #lockTimeoutMs: number
+  readonly #begin: SqliteStatement
+  readonly #commit: SqliteStatement
 
   constructor(db: SqliteDatabase, lockTimeoutMs: number) {
     this.db = db
     this.#lockTimeoutMs = lockTimeoutMs
-    this.#turn = turns.get(db) ?? { mutex: new Mutex() }
+    this.#turn = turns.get(db) ?? { mutex: new Mutex(), handles: handlesOf(db) }
     turns.set(db, this.#turn)
     this.#mutex = withTimeout(this.#turn.mutex, lockTimeoutMs)
+    this.#begin = db.prepare('BEGIN IMMEDIATE')
+    this.#commit = db.prepare('COMMIT')
   }
 
   /** Runs `work` between BEGIN IMMEDIATE and COMMIT. */
   transaction<R>(work: (tx: SqliteDatabase) => Promise<R>): Promise<R> {
     return this.#alone('outbox.transaction', async () => {
-      await this.#lockFree(() => this.db.exec('BEGIN IMMEDIATE'))
+      await this.#lockFree(() => this.#begin.run())
       try {
         const result = await this.#handOut(work)
         if (!this.db.inTransaction) {
@@ -70,7 +76,21 @@ export class Connection {
             },
           )
         }
-        await this.#lockFree(() => this.db.exec('COMMIT'))
+        await this.#lockFree(() => this.#commit.run())
+        return result
+      } finally {
+        if (this.db.inTransaction) this.db.exec('ROLLBACK')
+      }
+    })
+  }
+
+  /** Runs statements as one transaction, without giving way to other code. */
+  atomically<R>(run: () => R): Promise<R> {
+    return this.statements(() => {
+      this.#begin.run()
+      try {
+        const result = run()
+        this.#commit.run()
         return result
       } finally {
         if (this.db.inTransaction) this.db.exec('ROLLBACK')
@@ -119,28 +139,24 @@ export class Connection {
         'the connection has no transaction of its own open; use the tx you were given',
       )
     }
-    if (Object.getPrototypeOf(tx) === this.db) return new TransactionClosedError()
+    if (Object.getPrototypeOf(tx) === this.#turn.handles) return new TransactionClosedError()
     return new ForeignTransactionError('the transaction belongs to another connection than the outbox')
   }
 
   // An object of its own for each transaction tells a late use from a right one.
   async #handOut<R>(work: (tx: SqliteDatabase) => Promise<R>): Promise<R> {
-    const handle: SqliteDatabase = Object.create(this.db)
+    const handle: Handle = Object.create(this.#turn.handles)
     this.#turn.handle = handle
     try {
       return await work(handle)
     } finally {
       delete this.#turn.handle
-      for (const method of ['prepare', 'exec', 'pragma', 'transaction'] as const) {
-        Object.defineProperty(handle, method, { value: closed })
-      }
+      handle.ended = true
     }
   }
 
   async #alone<R>(what: string, work: () => Promise<R>): Promise<R> {
-    const release = await this.#mutex.acquire().catch(() => {
-      throw this.#timedOut()
-    })
+    const release = await this.#acquire()
     this.#turn.holder = { what, since: new Date() }
     try {
       return await work()
@@ -148,6 +164,13 @@ export class Connection {
       delete this.#turn.holder
       release()
     }
+  }
+
+  #acquire(): Promise<MutexInterface.Releaser> {
+    if (!this.#turn.mutex.isLocked()) return this.#turn.mutex.acquire()
+    return this.#mutex.acquire().catch(() => {
+      throw this.#timedOut()
+    })
   }
 
   #timedOut(): TransactionTimeoutError {
@@ -185,6 +208,18 @@ export class Connection {
   }
 }
 
-function closed(): never {
-  throw new TransactionClosedError()
+type Handle = SqliteDatabase & { ended?: true }
+
+/** The connection as its transactions see it: the same, until they have ended. */
+function handlesOf(db: SqliteDatabase): SqliteDatabase {
+  const handles: Record<string, unknown> = Object.create(db)
+  for (const method of ['prepare', 'exec', 'pragma', 'transaction'] as const) {
+    const original = (db as unknown as Record<string, unknown>)[method]
+    if (typeof original !== 'function') continue
+    handles[method] = function (this: Handle, ...parameters: unknown[]): unknown {
+      if (this.ended) throw new TransactionClosedError()
+      return original.apply(db, parameters)
+    }
+  }
+  return handles as unknown as SqliteDatabase
 }

@@ -50,7 +50,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   async write(outcomes: readonly Outcome[], tx?: Db): Promise<readonly OutcomeResult[]> {
     if (tx) return this.#connection.inside(tx, () => this.#apply(outcomes))
     if (takesOneStatement(outcomes)) return this.#connection.statements(() => this.#apply(outcomes))
-    return this.#connection.statements(() => this.#atomically(() => this.#apply(outcomes)))
+    return this.#connection.atomically(() => this.#apply(outcomes))
   }
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
@@ -119,19 +119,6 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   async close(): Promise<void> {
     for (const stop of this.#watchers) stop()
     this.#watchers.clear()
-  }
-
-  #atomically<R>(run: () => R): R {
-    const { db } = this.#connection
-    db.exec('BEGIN IMMEDIATE')
-    try {
-      const result = run()
-      db.exec('COMMIT')
-      return result
-    } catch (error) {
-      if (db.inTransaction) db.exec('ROLLBACK')
-      throw error
-    }
   }
 
   #apply(outcomes: readonly Outcome[]): OutcomeResult[] {
