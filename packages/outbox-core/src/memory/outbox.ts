@@ -3,6 +3,8 @@ import { Outbox, type OutboxOptions } from '../outbox.ts'
 import { InMemoryStorage } from './storage.ts'
 import type { InMemoryTransaction } from './transactions.ts'
 
+export { OutboxSagaStore as InMemorySagaStore } from '../saga/saga-store.ts'
+
 /**
  * An outbox that lives in this process's memory: for the tests of services, and as the reference that every adapter
  * is measured against. Transactions roll back, payloads expire, leases run out; nothing survives the process.

@@ -53,6 +53,11 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
 
   async initialize(): Promise<void> {}
 
+  /**
+   * A transaction collects outcomes and applies them in one synchronous step at its commit. Each is judged when it is
+   * written, by what is committed and what the transaction holds already, and judged again at commit: when another
+   * transaction has changed the answer meanwhile, nothing is applied and the commit throws a transient StorageError.
+   */
   transaction<R>(work: (tx: InMemoryTransaction) => Promise<R>): Promise<R> {
     return this.transactions.run(work)
   }
@@ -62,7 +67,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
   }
 
   async write(outcomes: readonly Outcome[], tx?: InMemoryTransaction): Promise<readonly OutcomeResult[]> {
-    if (tx) return this.transactions.buffer(tx, outcomes, (all) => this.#results(all))
+    if (tx) return this.transactions.buffer(tx, outcomes.map(copied), (all) => this.#results(all))
     const results = this.#results(outcomes)
     this.#applyAll(outcomes.filter((_, index) => results[index]?.status === 'applied'))
     return results
@@ -139,11 +144,12 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
     const now = this.#clock.now()
     const all = [...this.events.values()]
     const due = all.filter((event) => isOpen(event) && event.visibleAt <= now)
+    const oldest = due.reduce((soonest, { visibleAt }) => Math.min(soonest, visibleAt), now)
     return {
       due: due.length,
       leased: all.filter(({ state, visibleAt }) => state === 'leased' && visibleAt > now).length,
       dead: all.filter(({ state }) => state === 'dead').length,
-      oldestDueMs: due.length === 0 ? null : now - Math.min(...due.map(({ visibleAt }) => visibleAt)),
+      oldestDueMs: due.length === 0 ? null : now - oldest,
     }
   }
 
@@ -152,8 +158,10 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
   /** What would become of each outcome if all of them were applied now, in order. */
   #results(outcomes: readonly Outcome[]): OutcomeResult[] {
     const appended = new Map<string, string | null>()
+    const settled = new Set<string>()
     return outcomes.map(({ settle, append }) => {
-      if (settle && !this.#held(settle)) return { status: 'lost' }
+      if (settle && (settled.has(settle.id) || !this.#held(settle))) return { status: 'lost' }
+      if (settle) settled.add(settle.id)
       for (const { id, fingerprint } of append) {
         const known = this.events.get(id)?.fingerprint ?? appended.get(id)
         const exists = this.events.has(id) || appended.has(id)
@@ -242,5 +250,10 @@ function isOpen({ state }: StoredEvent): boolean {
 }
 
 function leasedEvent({ id, type, body, headers, createdAt, attempt, uncounted }: StoredEvent): LeasedEvent {
-  return { id, type, body, headers, createdAt, attempt, uncounted }
+  return { id, type, body, headers: { ...headers }, createdAt, attempt, uncounted }
+}
+
+/** The caller may reuse its bytes before the transaction commits. */
+function copied(outcome: Outcome): Outcome {
+  return { ...outcome, put: outcome.put.map((record) => ({ ...record, data: Uint8Array.from(record.data) })) }
 }

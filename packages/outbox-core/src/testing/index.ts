@@ -13,6 +13,7 @@ import { writeContract } from './write-contract.ts'
 
 export type { Backend, BackendTraits, Place, RawEvent, RawPayload } from './backend.ts'
 export { type LogLine, recordingLogger, sleep, until } from './harness.ts'
+export { ManualClock } from './manual-clock.ts'
 
 /** Registers the tests that every adapter has to pass, on a real server, as vitest tests of the calling file. */
 export function outboxContract<Tx, TxOptions>(backend: Backend<Tx, TxOptions>): void {
