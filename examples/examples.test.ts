@@ -1,0 +1,71 @@
+import { spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, describe, expect, test } from 'vitest'
+
+const folder = mkdtempSync(join(tmpdir(), 'outbox-examples-'))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const path = (relative: string): string => fileURLToPath(new URL(relative, import.meta.url))
+
+interface Run {
+  readonly output: string
+  readonly code: number | null
+}
+
+/** Runs an example to its end, or kills it as soon as `until` says so. */
+function run(
+  script: string,
+  args: readonly string[] = [],
+  kill?: { signal: NodeJS.Signals; afterMs: number },
+): Promise<Run> {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, ['--conditions=source', path(script), ...args])
+    let output = ''
+    child.stdout.on('data', (chunk) => {
+      output += chunk
+    })
+    child.stderr.on('data', (chunk) => {
+      output += chunk
+    })
+    if (kill) setTimeout(() => child.kill(kill.signal), kill.afterMs)
+    child.on('close', (code) => resolve({ output, code }))
+  })
+}
+
+describe('first', () => {
+  test('is the first code block of the README, and runs', async () => {
+    const readme = readFileSync(path('../README.md'), 'utf8')
+    const [, block] = /```ts\n([\s\S]*?)```/.exec(readme) ?? []
+    expect(block).toBe(readFileSync(path('first/main.ts'), 'utf8'))
+    const { output, code } = await run('first/main.ts')
+    expect(code, output).toBe(0)
+    expect(output).toContain('reserving chai under key saga/order-1/0\n')
+    expect(output).toContain('order-1 completed\n')
+    expect(output).toContain('releasing chai\norder-2 compensated: card declined\n')
+  })
+})
+
+describe('northwind', () => {
+  test('runs the whole order book and reconciles', async () => {
+    const { output, code } = await run('northwind/main.ts', ['--db', join(folder, 'whole.db')])
+    expect(code, output).toBe(0)
+    expect(output).toContain('Reconciled')
+  })
+
+  test('goes on where it was after kill -9 and Ctrl-C, and still reconciles', {
+    timeout: 120_000,
+  }, async () => {
+    const args = ['--db', join(folder, 'killed.db'), '--pace', '5']
+    for (const signal of ['SIGKILL', 'SIGKILL', 'SIGINT'] as const) {
+      const { output } = await run('northwind/main.ts', args, { signal, afterMs: 900 })
+      expect(output).not.toContain('Reconciled')
+    }
+    const { output, code } = await run('northwind/main.ts', args)
+    expect(code, output).toBe(0)
+    expect(output).toMatch(/Going on after \d+ of 830 orders/)
+    expect(output).toContain('Reconciled')
+  })
+})
