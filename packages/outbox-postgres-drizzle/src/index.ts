@@ -1,0 +1,5 @@
+export { OutboxSagaStore as PostgresDrizzleSagaStore } from 'outbox-core'
+export { type PostgresListener, type PostgresTableOptions, postgresMigrations } from 'outbox-core/sql'
+export type { DrizzleDatabase, DrizzleTransaction } from './executor.ts'
+export { PostgresDrizzleOutbox, type PostgresDrizzleOutboxOptions } from './outbox.ts'
+export { outboxTables } from './schema.ts'

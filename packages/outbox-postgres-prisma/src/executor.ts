@@ -1,0 +1,70 @@
+import { ConfigurationError, ForeignTransactionError, TransactionMissingError } from 'outbox-core'
+import type { PostgresExecutor, PostgresParameter } from 'outbox-core/sql'
+
+/** The part of a Prisma transaction client that is used. */
+export interface PrismaTransaction {
+  $queryRawUnsafe<Result = unknown>(text: string, ...parameters: unknown[]): PromiseLike<Result>
+  $executeRawUnsafe(text: string, ...parameters: unknown[]): PromiseLike<number>
+}
+
+/** The part of a Prisma client that is used: of both generators, and of `$extends` clients. */
+export interface PrismaClientLike<Tx extends PrismaTransaction> extends PrismaTransaction {
+  $connect(): PromiseLike<unknown>
+  $transaction<R>(work: (tx: Tx) => Promise<R>, options?: PrismaTransactionOptions): PromiseLike<R>
+}
+
+/** What Prisma takes for an interactive transaction. */
+export interface PrismaTransactionOptions {
+  /** Milliseconds to wait for a connection. @default 2000, by Prisma */
+  readonly maxWait?: number
+  /** Milliseconds after which Prisma rolls the transaction back. @default 5000, by Prisma */
+  readonly timeout?: number
+  readonly isolationLevel?: 'ReadUncommitted' | 'ReadCommitted' | 'RepeatableRead' | 'Serializable'
+}
+
+/** Runs statements through Prisma. */
+export class PrismaExecutor<Tx extends PrismaTransaction>
+  implements PostgresExecutor<Tx, PrismaTransactionOptions>
+{
+  readonly #prisma: PrismaClientLike<Tx>
+
+  /** @throws ConfigurationError */
+  constructor(prisma: PrismaClientLike<Tx>) {
+    const methods = ['$queryRawUnsafe', '$executeRawUnsafe', '$transaction', '$connect'] as const
+    if (methods.some((method) => typeof prisma?.[method] !== 'function')) {
+      throw new ConfigurationError(
+        'prisma',
+        prisma,
+        'it must be a Prisma client for Postgres, not a transaction of one',
+      )
+    }
+    this.#prisma = prisma
+  }
+
+  async query(text: string, parameters: readonly PostgresParameter[], tx?: Tx): Promise<readonly object[]> {
+    const client = tx ?? this.#prisma
+    if (/^\s*(CREATE|ALTER)\b/.test(text)) {
+      await client.$executeRawUnsafe(text, ...parameters)
+      return []
+    }
+    return client.$queryRawUnsafe<object[]>(text, ...parameters)
+  }
+
+  async transaction<R>(work: (tx: Tx) => Promise<R>, options?: PrismaTransactionOptions): Promise<R> {
+    return this.#prisma.$transaction(work, options)
+  }
+
+  assertTransaction(tx: Tx): void {
+    if (typeof tx?.$queryRawUnsafe !== 'function') {
+      throw new ForeignTransactionError(
+        'this is no Prisma transaction; pass the tx that $transaction gave you',
+      )
+    }
+    // Transaction clients have $transaction too since Prisma 7.5, for savepoints: only $connect tells them apart.
+    if (typeof (tx as Partial<PrismaClientLike<Tx>>).$connect === 'function') {
+      throw new TransactionMissingError(
+        'this is the Prisma client itself; pass the tx that $transaction gave you',
+      )
+    }
+  }
+}

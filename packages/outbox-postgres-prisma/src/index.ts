@@ -1,0 +1,5 @@
+export { OutboxSagaStore as PostgresPrismaSagaStore } from 'outbox-core'
+export { type PostgresListener, type PostgresTableOptions, postgresMigrations } from 'outbox-core/sql'
+export type { PrismaClientLike, PrismaTransaction, PrismaTransactionOptions } from './executor.ts'
+export { PostgresPrismaOutbox, type PostgresPrismaOutboxOptions } from './outbox.ts'
+export { outboxModels } from './schema.ts'

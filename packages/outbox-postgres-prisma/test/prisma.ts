@@ -1,0 +1,82 @@
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { PrismaPg } from '@prisma/adapter-pg'
+import type { Client } from '../../../test/postgres-backend.ts'
+import {
+  outboxModels,
+  PostgresPrismaOutbox,
+  type PrismaClientLike,
+  type PrismaTransaction,
+} from '../src/index.ts'
+
+interface TestPrisma extends PrismaClientLike<PrismaTransaction> {
+  $on(event: 'query', listener: () => void): void
+  $disconnect(): Promise<void>
+  $extends(extension: object): TestPrisma
+}
+
+type TestPrismaConstructor = new (options: object) => TestPrisma
+
+/** Generates a client with the outbox's models, as a user would; the schema engine is not needed for that. */
+export async function generateClient(): Promise<TestPrismaConstructor> {
+  const folder = fileURLToPath(new URL('generated', import.meta.url))
+  mkdirSync(folder, { recursive: true })
+  const schema = `generator client {
+  provider = "prisma-client"
+  output   = "./client"
+  moduleFormat = "esm"
+  generatedFileExtension = "ts"
+  importFileExtension = "ts"
+}
+
+datasource db {
+  provider = "postgresql"
+}
+
+${outboxModels()}`
+  writeFileSync(join(folder, 'schema.prisma'), schema)
+  const env = {
+    ...process.env,
+    PRISMA_SCHEMA_ENGINE_BINARY: '/bin/true',
+    CHECKPOINT_DISABLE: '1',
+    PRISMA_HIDE_UPDATE_MESSAGE: '1',
+  }
+  const prisma = fileURLToPath(new URL('../../../node_modules/prisma/build/index.js', import.meta.url))
+  const { status, stderr, stdout } = spawnSync(
+    process.execPath,
+    [prisma, 'generate', '--schema', join(folder, 'schema.prisma')],
+    {
+      env,
+      encoding: 'utf8',
+      cwd: folder,
+    },
+  )
+  if (status !== 0) throw new Error(`prisma generate failed: ${stderr}${stdout}`)
+  const { PrismaClient } = await import(pathToFileURL(join(folder, 'client', 'client.ts')).href)
+  return PrismaClient
+}
+
+export function connect(PrismaClient: TestPrismaConstructor, url: string, max = 4) {
+  return async (
+    applicationName: string,
+  ): Promise<Client<PrismaTransaction, unknown> & { prisma: TestPrisma }> => {
+    let statements = 0
+    const adapter = new PrismaPg({ connectionString: url, application_name: applicationName, max, min: max })
+    const prisma = new PrismaClient({ adapter, log: [{ emit: 'event', level: 'query' }] })
+    prisma.$on('query', () => statements++)
+    // Every connection is there from the start, so that one more would be seen.
+    await Promise.all(
+      Array.from({ length: max }, () => prisma.$queryRawUnsafe('SELECT 1 FROM pg_sleep(0.02)')),
+    )
+    return {
+      prisma,
+      outbox: (options) => new PostgresPrismaOutbox(prisma, options),
+      execute: async (tx, text, key) => tx.$executeRawUnsafe(text, key),
+      transaction: async (work) => prisma.$transaction(work),
+      statements: () => statements,
+      close: () => prisma.$disconnect(),
+    }
+  }
+}

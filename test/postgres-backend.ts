@@ -1,0 +1,103 @@
+import { randomUUID } from 'node:crypto'
+import type { Outbox, OutboxOptions } from 'outbox-core'
+import type { Backend, BackendTraits, Place, RawEvent, RawPayload } from 'outbox-core/testing'
+import pg from 'pg'
+
+/** One client of the user's own, with the outbox on it. */
+export interface Client<Tx, TxOptions> {
+  outbox(options: OutboxOptions & { schema: string }): Outbox<Tx, TxOptions>
+  execute(tx: Tx, text: string, key: string): Promise<unknown>
+  transaction(work: (tx: Tx) => Promise<void>): Promise<unknown>
+  /** Statements sent so far. */
+  statements(): number
+  close(): Promise<void>
+}
+
+/** A Postgres backend: a schema of its own for every place, looked at through node-postgres. */
+export function postgresBackend<Tx, TxOptions>(
+  name: string,
+  url: string,
+  connect: (applicationName: string) => Promise<Client<Tx, TxOptions>>,
+  traits: BackendTraits = {},
+): Backend<Tx, TxOptions> {
+  return {
+    name,
+    traits,
+    async open(options = {}) {
+      const raw = new pg.Client(url)
+      await raw.connect()
+      const schema = `place_${randomUUID().replaceAll('-', '').slice(0, 16)}`
+      await raw.query(`CREATE SCHEMA ${schema}; CREATE TABLE ${schema}.business (key text)`)
+      return openPlace(schema, raw, connect, options)
+    },
+  }
+}
+
+async function openPlace<Tx, TxOptions>(
+  schema: string,
+  raw: pg.Client,
+  connect: (applicationName: string) => Promise<Client<Tx, TxOptions>>,
+  options: OutboxOptions,
+): Promise<Place<Tx, TxOptions>> {
+  const clients: Client<Tx, TxOptions>[] = []
+  const open = async (): Promise<Client<Tx, TxOptions>> => {
+    const client = await connect(schema)
+    clients.push(client)
+    return client
+  }
+  const client = await open()
+  const outbox = client.outbox({ ...options, schema })
+  await outbox.initialize()
+  const rows = async <Row>(text: string, ...parameters: unknown[]): Promise<Row[]> =>
+    (await raw.query(text.replaceAll('$schema', schema), parameters)).rows as Row[]
+  return {
+    outbox,
+    sibling: async (more) => (await open()).outbox({ ...options, ...more, schema }),
+    writeBusinessRow: async (tx, key) => {
+      await client.execute(tx, `INSERT INTO ${schema}.business VALUES ($1)`, key)
+    },
+    businessRows: async () =>
+      (await rows<{ key: string }>('SELECT key FROM $schema.business')).map(({ key }) => key),
+    async ownTransaction(work) {
+      await client.transaction(work)
+    },
+    async events() {
+      const found = await rows<Omit<RawEvent, 'headers' | 'state'> & { headers: string; state: number }>(
+        'SELECT id, type, body, headers, state, attempt FROM $schema.outbox_events ORDER BY seq',
+      )
+      const states = ['waiting', 'leased', 'done', 'dead'] as const
+      return found.map((row) => ({
+        ...row,
+        headers: JSON.parse(row.headers),
+        state: states[row.state] ?? 'waiting',
+      }))
+    },
+    payloads: () =>
+      rows<RawPayload>(
+        'SELECT id, data, extract(epoch FROM expires_at)::float8 * 1000 AS "expiresAt" FROM $schema.saga_store',
+      ),
+    async overwritePayload(id, data) {
+      await rows('UPDATE $schema.saga_store SET data = $2 WHERE id = $1', id, data)
+    },
+    async expirePayload(id) {
+      await rows("UPDATE $schema.saga_store SET expires_at = now() - interval '1 day' WHERE id = $1", id)
+    },
+    async expireLeases() {
+      await rows("UPDATE $schema.outbox_events SET visible_at = now() - interval '1 hour' WHERE state = 1")
+    },
+    roundTrips: () => client.statements(),
+    async connections() {
+      const [row] = await rows<{ count: number }>(
+        'SELECT count(*)::int AS count FROM pg_stat_activity WHERE application_name = $1',
+        schema,
+      )
+      return row?.count ?? 0
+    },
+    async destroy() {
+      await outbox.close()
+      await Promise.all(clients.map((one) => one.close()))
+      await rows('DROP SCHEMA $schema CASCADE')
+      await raw.end()
+    },
+  }
+}
