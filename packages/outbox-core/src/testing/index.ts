@@ -8,6 +8,7 @@ import { placeTest } from './harness.ts'
 import { leaseContract } from './lease-contract.ts'
 import { payloadContract } from './payload-contract.ts'
 import { sagaContract } from './saga-contract.ts'
+import { storageContract } from './storage-contract.ts'
 import { transactionContract } from './transaction-contract.ts'
 import { writeContract } from './write-contract.ts'
 
@@ -24,6 +25,7 @@ export function outboxContract<Tx, TxOptions>(backend: Backend<Tx, TxOptions>): 
     deadLetterContract(test)
     payloadContract(test)
     transactionContract(test)
+    storageContract(test)
     emitContract(test)
     busContract(test)
     claimContract(test)

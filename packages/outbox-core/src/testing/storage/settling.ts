@@ -1,0 +1,141 @@
+import { describe, expect } from 'vitest'
+import { appending, newEvent, type PlaceTest, payload, settling } from '../harness.ts'
+import {
+  eventIds,
+  FAR,
+  inState,
+  LEASE_MS,
+  leased,
+  other,
+  payloadTexts,
+  putting,
+  rawEvent,
+  type SettlementKind,
+  settlement,
+} from './fixtures.ts'
+
+// A revived event is due at once, so the state that revival needs comes last.
+const STATES = ['waiting', 'leased', 'done', 'dead'] as const
+const KINDS: readonly SettlementKind[] = ['complete', 'keep', 'retry', 'bury', 'discard', 'revive']
+
+const stateNeeded = (kind: SettlementKind) => (kind === 'discard' || kind === 'revive' ? 'dead' : 'leased')
+
+/** Who may settle an event, and that everybody else changes nothing. */
+export function settlingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
+  describe('settling', () => {
+    test.each('%s only takes an event in its one right state', KINDS, async (place, kind) => {
+      for (const state of STATES) {
+        const lease = await inState(place, state)
+        const before = await rawEvent(place, lease.id)
+        const results = await place.outbox.storage.write([
+          settling(settlement(kind, lease), {
+            append: [newEvent({ id: `next-${state}`, due: FAR })],
+            put: [payload(`claim-${state}`, state)],
+          }),
+        ])
+        const right = state === stateNeeded(kind)
+        expect(results, state).toEqual([{ status: right ? 'applied' : 'lost' }])
+        if (!right) expect(await rawEvent(place, lease.id), state).toEqual(before)
+      }
+      const needed = stateNeeded(kind)
+      expect((await eventIds(place)).filter((id) => id.startsWith('next-'))).toEqual([`next-${needed}`])
+      expect(await payloadTexts(place)).toEqual({ [`claim-${needed}`]: needed })
+    })
+
+    test.each(
+      '%s is lost with any other attempt number, and for an unknown event',
+      KINDS,
+      async (place, kind) => {
+        const { storage } = place.outbox
+        const first = await leased(place)
+        await place.expireLeases()
+        const [lease = first] = await storage.lease(1, LEASE_MS)
+        expect(lease.attempt).toBe(2)
+        if (stateNeeded(kind) === 'dead') await storage.write([settling(settlement('bury', lease))])
+        const before = await place.events()
+        for (const wrong of [
+          { ...lease, attempt: 0 },
+          { ...lease, attempt: 1 },
+          { ...lease, attempt: 3 },
+          { id: 'unknown', attempt: 2 },
+        ]) {
+          expect(await storage.write([settling(settlement(kind, wrong))])).toEqual([{ status: 'lost' }])
+        }
+        expect(await place.events()).toEqual(before)
+        expect(await storage.write([settling(settlement(kind, lease))])).toEqual([{ status: 'applied' }])
+      },
+    )
+
+    test('a worker from before a revival can settle neither the waiting nor the leased event', async (place) => {
+      const { storage } = place.outbox
+      const old = await inState(place, 'dead')
+      await storage.write([settling(settlement('revive', old))])
+      expect(await storage.write([settling(settlement('complete', old))])).toEqual([{ status: 'lost' }])
+      const [fresh = old] = await storage.lease(1, LEASE_MS)
+      expect(fresh).toMatchObject({ id: old.id, attempt: 2 })
+      expect(await storage.write([settling(settlement('complete', old))])).toEqual([{ status: 'lost' }])
+      expect(await storage.write([settling(settlement('complete', fresh))])).toEqual([{ status: 'applied' }])
+      expect(await place.events()).toEqual([])
+    })
+
+    test('one batch holds applied, lost and duplicate outcomes, and only the applied ones show', async (place) => {
+      const { storage } = place.outbox
+      const ids = ['for-lost', 'for-duplicate', 'for-applied', 'shared']
+      await storage.write([putting(...ids.map((id) => payload(id, 'before')))])
+      await storage.write([appending(newEvent({ id: 'taken', due: FAR, fingerprint: 'first' }))])
+      const held = await leased(place)
+      const lost = { id: held.id, attempt: held.attempt + 1 }
+      const next = (id: string) => newEvent({ id, due: FAR })
+      const results = await storage.write([
+        settling(settlement('bury', lost), {
+          append: [next('a'), next('b')],
+          put: [payload('shared', 'lost')],
+          remove: ['for-lost'],
+        }),
+        {
+          append: [newEvent({ id: 'taken', fingerprint: 'second' })],
+          put: [payload('fresh', 'duplicate')],
+          remove: ['for-duplicate'],
+        },
+        { append: [next('c'), next('d')], put: [payload('kept', 'applied')], remove: ['for-applied'] },
+        appending(newEvent({ id: 'new', due: FAR, fingerprint: 'third' })),
+      ])
+      expect(results).toEqual([
+        { status: 'lost' },
+        { status: 'duplicate', fingerprint: 'first' },
+        { status: 'applied' },
+        { status: 'applied' },
+      ])
+      expect(await eventIds(place)).toEqual(['c', 'd', 'new', 'taken', held.id].sort())
+      expect(await rawEvent(place, held.id)).toMatchObject({ state: 'leased', attempt: held.attempt })
+      expect(await payloadTexts(place)).toEqual({
+        'for-lost': 'before',
+        'for-duplicate': 'before',
+        shared: 'before',
+        kept: 'applied',
+      })
+    })
+
+    test('of two workers that settle one lease at the same time, exactly one is applied', async (place) => {
+      const workers = [place.outbox, await other(place, test.traits.singleClient)]
+      for (let round = 0; round < 10; round++) {
+        const lease = await leased(place)
+        const results = await Promise.all(
+          workers.map(({ storage }, worker) =>
+            storage.write([
+              settling(settlement('complete', lease), {
+                append: [newEvent({ id: `after-${round}-by-${worker}`, due: FAR })],
+                put: [payload(`claim-${round}`, `by ${worker}`)],
+              }),
+            ]),
+          ),
+        )
+        const winner = results.findIndex(([result]) => result?.status === 'applied')
+        expect(results.map(([result]) => result?.status).sort()).toEqual(['applied', 'lost'])
+        expect(await eventIds(place)).toContain(`after-${round}-by-${winner}`)
+        expect(await eventIds(place)).toHaveLength(round + 1)
+        expect((await payloadTexts(place))[`claim-${round}`]).toBe(`by ${winner}`)
+      }
+    })
+  })
+}
