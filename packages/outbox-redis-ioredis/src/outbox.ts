@@ -1,0 +1,54 @@
+import { identifier, Outbox, type OutboxOptions } from 'outbox-core'
+import type { RedisClient, RedisListener, RedisTransaction } from './client.ts'
+import { RedisStorage } from './storage.ts'
+
+export interface RedisIoredisOutboxOptions extends OutboxOptions {
+  /**
+   * Prefix of every key, as the hash tag `{prefix}`, so that a cluster keeps them in one slot: a letter or _, then
+   * letters, digits and _, at most 48 characters.
+   * @default 'outbox'
+   */
+  readonly prefix?: string
+  /**
+   * Runs on a server that evicts keys when its memory is full, and so loses events.
+   * @default false
+   */
+  readonly allowEviction?: boolean
+  /**
+   * A connection of your own that may subscribe (`redis.duplicate()`), so that events of other processes are handled at
+   * once instead of at the next poll. It stays yours to close.
+   */
+  readonly listener?: RedisListener
+}
+
+/**
+ * A transactional outbox in Redis (6.2 or newer), through an ioredis client or cluster.
+ *
+ * `transaction` hands out ioredis's own `multi()`: your commands, events and payloads are sent as one MULTI/EXEC when the
+ * callback resolves. Reads through it see nothing before that; read with the client. Redis does not roll back: a command of yours
+ * that fails at run time leaves the others applied, and `transaction` throws.
+ */
+export class RedisIoredisOutbox<Tx extends RedisTransaction = RedisTransaction> extends Outbox<Tx> {
+  readonly #storage: RedisStorage<Tx>
+
+  /**
+   * @param redis your own client; the outbox opens no connection and closes none
+   * @throws ConfigurationError naming the option and its value
+   */
+  constructor(redis: RedisClient<Tx>, options: RedisIoredisOutboxOptions = {}) {
+    const prefix = identifier('prefix', options.prefix ?? 'outbox')
+    const storage = new RedisStorage(redis, {
+      prefix,
+      allowEviction: options.allowEviction ?? false,
+      listener: options.listener,
+    })
+    super(storage, options)
+    this.#storage = storage
+  }
+
+  override async initialize(): Promise<void> {
+    await super.initialize()
+    if (await this.#storage.persists()) return
+    this.logger.warn({}, 'this Redis keeps no append-only file: a restart loses events; set appendonly yes')
+  }
+}
