@@ -36,6 +36,7 @@ export function deadLetterStorageContract<Tx, O>(test: PlaceTest<Tx, O>): void {
             limit: 3,
             ...(after !== undefined && { after }),
           })
+          expect(seen.length).toBeLessThan(100)
           seen.push(...page.events.map(({ id }) => id))
           const results = await place.outbox.storage.write(
             page.events.map((event) => settling(settlement(kind, event))),
@@ -144,6 +145,8 @@ async function pages<Tx, O>({ outbox: { storage } }: Place<Tx, O>, query: DeadQu
   do {
     const page = await storage.listDead({ ...query, ...(after !== undefined && { after }) })
     expect(page.events.length).toBeLessThanOrEqual(query.limit)
+    // A cursor that does not move on would go round for ever.
+    expect(seen.length).toBeLessThan(100)
     seen.push(...page.events.map(({ id }) => id))
     after = page.next
   } while (after !== undefined)

@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { appending, newEvent, type PlaceTest, settling, until } from '../harness.ts'
+import { appending, newEvent, type PlaceTest, settling, sleep, until } from '../harness.ts'
 import { FAR, inState, LEASE_MS, leased, rawEvent, settlement } from './fixtures.ts'
 
 /** What a lease hands out, and what an extension may touch. */
@@ -82,6 +82,19 @@ export function leasingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       await place.expireLeases()
       expect(await storage.extend([{ id, attempt: 2 }], LEASE_MS)).toEqual([id])
       expect(await storage.lease(1, LEASE_MS)).toMatchObject([{ id, attempt: 2 }])
+    })
+
+    test('hides an event for as long as was said, and as long as it was extended', async (place) => {
+      const { storage } = place.outbox
+      const { id } = await leased(place)
+      await sleep(50)
+      expect(await storage.lease(1, 100)).toEqual([])
+      await place.expireLeases()
+      const [again] = await storage.lease(1, 100)
+      expect(again).toMatchObject({ id, attempt: 2 })
+      expect(await storage.extend([{ id, attempt: 2 }], LEASE_MS)).toEqual([])
+      await sleep(200)
+      expect(await storage.lease(1, LEASE_MS)).toEqual([])
     })
 
     test('an event whose lease has run out counts as due, not as leased', async (place) => {
