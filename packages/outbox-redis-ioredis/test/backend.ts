@@ -71,7 +71,7 @@ export function redisBackend(url: string): Backend<ChainableCommander> {
           void (await raw.set(key(`saga:${id}`), Buffer.from(data), 'KEEPTTL')),
         expirePayload: async (id) => void (await raw.pexpireat(key(`saga:${id}`), '1')),
         async expireLeases() {
-          for (const id of await raw.zrange(key('leased'), 0, -1)) await raw.zadd(key('leased'), '1', id)
+          for (const id of await raw.zrange(key('leased'), '0', '-1')) await raw.zadd(key('leased'), '1', id)
         },
         roundTrips: () => commands,
         async connections() {

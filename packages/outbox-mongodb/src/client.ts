@@ -1,0 +1,54 @@
+/** The part of a ClientSession that is used. */
+export interface MongoSession {
+  readonly hasEnded: boolean
+  inTransaction(): boolean
+  withTransaction(work: () => Promise<unknown>, options?: object): Promise<unknown>
+  endSession(): Promise<unknown>
+}
+
+/** What the driver takes when it begins a transaction. */
+export interface MongoTransactionOptions {
+  /** @default { level: 'snapshot' } */
+  readonly readConcern?: { readonly level: string }
+  /** @default { w: 'majority' } */
+  readonly writeConcern?: {
+    readonly w?: number | 'majority'
+    readonly wtimeoutMS?: number
+    readonly journal?: boolean
+  }
+  readonly maxCommitTimeMS?: number
+}
+
+/** The part of a Collection that is used. */
+export interface MongoCollection {
+  find(filter: object, options?: object): { toArray(): Promise<object[]> }
+  updateOne(filter: object, update: object[], options?: object): Promise<{ upsertedCount: number }>
+  updateMany(filter: object, update: object[], options?: object): Promise<{ matchedCount: number }>
+  deleteMany(filter: object, options?: object): Promise<{ deletedCount: number }>
+  bulkWrite(
+    operations: never[],
+    options?: object,
+  ): Promise<{ readonly upsertedIds: { readonly [index: number]: unknown } }>
+  countDocuments(filter: object): Promise<number>
+  createIndex(keys: never, options?: object): Promise<unknown>
+  watch(pipeline?: object[]): MongoChangeStream
+}
+
+/** The part of a ChangeStream that is used. */
+export interface MongoChangeStream {
+  on(event: 'change' | 'error', listener: () => void): unknown
+  close(): Promise<unknown>
+}
+
+/** The part of a Db that is used. */
+export interface MongoDatabase {
+  collection(name: string): MongoCollection
+  createCollection(name: string): Promise<unknown>
+  command(command: object): Promise<{ readonly [field: string]: unknown }>
+}
+
+/** The part of a MongoClient that is used, of the drivers 6 and 7 alike. */
+export interface MongoClientLike<Session extends MongoSession> {
+  db(name?: string): MongoDatabase
+  startSession(): Session
+}

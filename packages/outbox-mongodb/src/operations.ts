@@ -1,0 +1,89 @@
+import type { Lease, NewEvent, PayloadRecord, Settlement, When } from 'outbox-core'
+
+/** Events that are held with exactly these attempt numbers. */
+export function heldFilter(leases: readonly Lease[], state: 'leased' | 'dead'): object {
+  const byAttempt = Map.groupBy(leases, ({ attempt }) => attempt)
+  const groups = [...byAttempt].map(([attempt, group]) => ({
+    _id: { $in: group.map(({ id }) => id) },
+    attempt,
+    state,
+  }))
+  return groups.length === 1 && groups[0] ? groups[0] : { $or: groups }
+}
+
+/** Inserts an event unless its id is taken; by an update, since only updates know the server's clock. */
+export function appendOperation({ id, type, body, headers, fingerprint, due }: NewEvent): {
+  filter: object
+  update: object[]
+} {
+  const event = {
+    type: { $literal: type },
+    body: { $literal: body },
+    headers: { $literal: JSON.stringify(headers) },
+    fingerprint: { $literal: fingerprint },
+    created: '$$NOW',
+    visible: moment(due),
+    attempt: 0,
+    uncounted: 0,
+    state: 'waiting',
+    open: true,
+  }
+  const fresh = { $mergeObjects: ['$$ROOT', event] }
+  return {
+    filter: { _id: id },
+    update: [{ $replaceWith: { $cond: [{ $eq: [{ $type: '$created' }, 'missing'] }, fresh, '$$ROOT'] } }],
+  }
+}
+
+/** Stores a payload, replacing what is there. */
+export function putOperation({ id, data, expires }: PayloadRecord): { filter: object; update: object[] } {
+  const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength)
+  return {
+    filter: { _id: id },
+    update: [{ $set: { data: { $literal: bytes }, expires_at: moment(expires) } }],
+  }
+}
+
+/** Whether a settlement deletes its event. */
+export function deletes(settle: Settlement): boolean {
+  return settle.kind === 'discard' || (settle.kind === 'complete' && settle.keepMs === 0)
+}
+
+/** What a settlement that keeps its event makes of it. */
+export function changeOperation(settle: Settlement): { filter: object; update: object[] } {
+  return { filter: { _id: settle.id }, update: [{ $set: change(settle) }, ...closing(settle)] }
+}
+
+function change(settle: Settlement): object {
+  switch (settle.kind) {
+    case 'complete':
+      return { state: 'done', visible: inMs(settle.keepMs) }
+    case 'bury':
+      return { state: 'dead', died: '$$NOW', error: { $literal: settle.error } }
+    case 'revive':
+      return { state: 'waiting', open: true, visible: '$$NOW', uncounted: '$attempt' }
+    case 'retry':
+      return {
+        state: 'waiting',
+        visible: inMs(settle.delayMs),
+        ...(settle.error !== null && { error: { $literal: settle.error } }),
+        ...(!settle.counted && { uncounted: { $add: ['$uncounted', 1] } }),
+      }
+    case 'discard':
+      return {}
+  }
+}
+
+// What is neither waiting nor leased leaves the due index.
+function closing({ kind }: Settlement): object[] {
+  return kind === 'complete' || kind === 'bury' ? [{ $unset: 'open' }] : []
+}
+
+/** When something is due or expires, by the server's clock unless it is a fixed moment. */
+function moment(when: When): object {
+  return 'at' in when ? { $literal: new Date(when.at) } : inMs(when.inMs)
+}
+
+export function inMs(ms: number): object {
+  return { $add: ['$$NOW', ms] }
+}

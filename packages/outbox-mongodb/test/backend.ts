@@ -1,0 +1,89 @@
+import { randomUUID } from 'node:crypto'
+import { type ClientSession, MongoClient } from 'mongodb'
+import type { Backend, RawEvent } from 'outbox-core/testing'
+import { MongoDBOutbox, type MongoTransactionOptions } from '../src/index.ts'
+
+interface RawDocument {
+  _id: string
+  [field: string]: unknown
+}
+
+/** A MongoDB backend: a database of its own for every place. */
+export function mongoBackend(url: string): Backend<ClientSession, MongoTransactionOptions> {
+  return {
+    name: 'mongodb',
+    async open(options = {}) {
+      const database = `place_${randomUUID().replaceAll('-', '').slice(0, 16)}`
+      const clients: MongoClient[] = []
+      let commands = 0
+      const connect = async (appName: string): Promise<MongoClient> => {
+        const client = new MongoClient(url, { monitorCommands: true, appName })
+        client.on('commandStarted', () => commands++)
+        clients.push(client)
+        return client.connect()
+      }
+      const client = await connect(database)
+      const raw = await new MongoClient(url).connect()
+      clients.push(raw)
+      const db = raw.db(database)
+      const events = db.collection<RawDocument>('outbox_events')
+      const payloads = db.collection<RawDocument>('saga_store')
+      const business = db.collection('business')
+      await db.createCollection('business')
+      const outbox = new MongoDBOutbox<ClientSession>(client, { ...options, database })
+      await outbox.initialize()
+      return {
+        outbox,
+        sibling: async (more) =>
+          new MongoDBOutbox<ClientSession>(await connect('sibling'), { ...options, ...more, database }),
+        async writeBusinessRow(session, key) {
+          await client.db(database).collection('business').insertOne({ key }, { session })
+        },
+        businessRows: async () => (await business.find().toArray()).map(({ key }) => key as string),
+        async ownTransaction(work) {
+          await client.withSession((session) => session.withTransaction(() => work(session)))
+        },
+        async events() {
+          const found = await events.find().sort({ created: 1, _id: 1 }).toArray()
+          return found.map(
+            ({ _id, type, body, headers, state, attempt }) =>
+              ({ id: _id, type, body, headers: JSON.parse(headers as string), state, attempt }) as RawEvent,
+          )
+        },
+        async payloads() {
+          const found = await payloads.find({}, { promoteBuffers: true }).toArray()
+          return found.map(({ _id, data, expires_at }) => ({
+            id: _id,
+            data: Uint8Array.from(data as Uint8Array),
+            expiresAt: (expires_at as Date).getTime(),
+          }))
+        },
+        async overwritePayload(id, data) {
+          await payloads.updateOne({ _id: id }, { $set: { data: Buffer.from(data) } })
+        },
+        async expirePayload(id) {
+          await payloads.updateOne({ _id: id }, { $set: { expires_at: new Date(1) } })
+        },
+        async expireLeases() {
+          await events.updateMany({ state: 'leased' }, { $set: { visible: new Date(1) } })
+        },
+        roundTrips: () => commands,
+        async connections() {
+          const operations = await raw
+            .db('admin')
+            .aggregate([
+              { $currentOp: { allUsers: true, idleConnections: true } },
+              { $match: { appName: database } },
+            ])
+            .toArray()
+          return operations.length > 0 ? 1 : 0
+        },
+        async destroy() {
+          await outbox.close()
+          await db.dropDatabase()
+          await Promise.all(clients.map((one) => one.close()))
+        },
+      }
+    },
+  }
+}
