@@ -2,7 +2,7 @@ import { existsSync, readdirSync } from 'node:fs'
 import type { TestProjectConfiguration } from 'vitest/config'
 
 /** Lets tests import the packages' TypeScript sources, so that nothing has to be built first. */
-const resolve = { conditions: ['source', 'module', 'node', 'development|production'] }
+const resolve = { conditions: ['source', 'node'] }
 
 /** The server that a project's tests need, by a word in its name. */
 const SERVERS = ['postgres', 'redis', 'dynamodb', 'mongodb'] as const

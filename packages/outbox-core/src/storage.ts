@@ -137,6 +137,8 @@ export interface StorageStats {
 export interface StorageLimits {
   readonly eventBytes: number
   readonly payloadBytes: number
+  /** What a user can do about a larger payload. */
+  readonly payloadAdvice?: string
 }
 
 /** The verbs of an adapter. `Tx` is the database's own transaction handle, `TxOptions` what its driver takes. */
@@ -160,7 +162,8 @@ export interface Storage<Tx, TxOptions = never> {
 
   /**
    * Applies outcomes: inside `tx` when given, else in a transaction of its own that holds all of them. One result
-   * for each outcome, in order. Outcomes of one call name different events and payloads. A storage whose
+   * for each outcome, in order. Outcomes of one call name different events and payloads. Writing the same once more
+   * changes nothing: settlements are lost, generated ids that are there already count as applied. A storage whose
    * transactions are collected and sent at commit may find out only then, and throws there.
    */
   write(outcomes: readonly Outcome[], tx?: Tx): Promise<readonly OutcomeResult[]>

@@ -47,7 +47,8 @@ function migrations({ events, payloads }: Tables): readonly string[] {
 /** Brings the tables up to date, in one transaction that keeps out other processes. */
 export async function migrate(connection: Connection, tables: Tables): Promise<void> {
   assertSupported(connection.db)
-  await connection.transaction(async (db) => {
+  const { db } = connection
+  await connection.atomically(() => {
     db.exec(
       `CREATE TABLE IF NOT EXISTS "${tables.migrations}" (version INTEGER PRIMARY KEY, applied_at INTEGER NOT NULL) STRICT`,
     )

@@ -144,14 +144,10 @@ export class OutboxSagaStore implements SagaStoreAdapter {
   /** A framed payload, ready for a write. Not needed by users. */
   async record(id: string, data: Uint8Array, expires: When): Promise<PayloadRecord> {
     const frame = await this.#codec.encode(data, id)
-    const most = this.outbox.storage.limits.payloadBytes
-    if (frame.byteLength > most) {
-      throw new PayloadTooLargeError(
-        most,
-        frame.byteLength,
-        'this is the limit of the database: keep less in it',
-      )
-    }
+    const { payloadBytes, payloadAdvice = 'this is the limit of the database: keep less in it' } =
+      this.outbox.storage.limits
+    if (frame.byteLength > payloadBytes)
+      throw new PayloadTooLargeError(payloadBytes, frame.byteLength, payloadAdvice)
     return { id, data: frame, expires }
   }
 

@@ -52,8 +52,8 @@ export function postgresMigrations(options: PostgresTableOptions = {}): readonly
   return [
     [
       `CREATE TABLE ${events} (
-        seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        id text COLLATE "C" NOT NULL,
+        id text COLLATE "C" PRIMARY KEY,
+        seq bigint GENERATED ALWAYS AS IDENTITY,
         type text NOT NULL,
         body text NOT NULL,
         headers text NOT NULL,
@@ -68,7 +68,6 @@ export function postgresMigrations(options: PostgresTableOptions = {}): readonly
       )`,
       // Most rows live for milliseconds: vacuum by the number of dead ones, whatever the size of the table.
       `ALTER TABLE ${events} SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)`,
-      `CREATE UNIQUE INDEX "${eventsName}_id" ON ${events} (id)`,
       `CREATE INDEX "${eventsName}_open" ON ${events} (visible_at, seq) WHERE state < 2`,
       `CREATE INDEX "${eventsName}_done" ON ${events} (visible_at) WHERE state = 2`,
       `CREATE INDEX "${eventsName}_dead" ON ${events} (died_at, seq) WHERE state = 3`,

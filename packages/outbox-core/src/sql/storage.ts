@@ -1,8 +1,10 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type {
   DeadPage,
   DeadQuery,
   Lease,
   LeasedEvent,
+  NewEvent,
   Outcome,
   OutcomeResult,
   Purged,
@@ -15,7 +17,6 @@ import type { PostgresExecutor, PostgresListener } from './executor.ts'
 import { listenOn } from './listen.ts'
 import { migratePostgres, type PostgresTableOptions, type PostgresTables, postgresTables } from './schema.ts'
 import {
-  appendStatement,
   deadStatement,
   extendStatement,
   fingerprintStatement,
@@ -24,8 +25,8 @@ import {
   purgeStatement,
   type Statement,
   statsStatement,
-  writeStatement,
 } from './statements.ts'
+import { appendStatement, writeStatement } from './write.ts'
 
 export interface PostgresStorageOptions extends PostgresTableOptions {
   /**
@@ -33,6 +34,11 @@ export interface PostgresStorageOptions extends PostgresTableOptions {
    * the next poll. It stays yours: to reconnect and to close.
    */
   readonly listener?: PostgresListener
+}
+
+interface Written {
+  readonly settled?: number | null
+  readonly appended?: string | null
 }
 
 interface Row {
@@ -50,6 +56,7 @@ const LIMIT_BYTES = 256 * 1024 * 1024
 
 // How often a transaction is run again that lost against another one.
 const MOST_RUNS = 5
+const LONGEST_PAUSE_MS = 10
 
 const APPLIED: OutcomeResult = { status: 'applied' }
 const LOST: OutcomeResult = { status: 'lost' }
@@ -60,6 +67,7 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   readonly #executor: PostgresExecutor<Tx, TxOptions>
   readonly #options: PostgresStorageOptions
   readonly #tables: PostgresTables
+  readonly #failures = new WeakMap<object, Error>()
   readonly listen?: (wake: () => void) => Promise<() => Promise<void>>
 
   /** @throws ConfigurationError naming the option and its value */
@@ -81,19 +89,31 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
 
   async transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R> {
     for (let run = 1; ; run++) {
-      let state: 'beginning' | 'working' | 'committing' = 'beginning'
-      try {
-        return await this.#executor.transaction(async (tx) => {
-          state = 'working'
+      let phase: 'beginning' | 'working' | 'committing' = 'beginning'
+      let failure: { readonly thrown: unknown } | undefined
+      const observed = async (tx: Tx): Promise<R> => {
+        phase = 'working'
+        try {
           const result = await work(tx)
-          state = 'committing'
+          await this.#assertUsable(tx)
+          phase = 'committing'
           return result
-        }, options)
+        } catch (thrown) {
+          failure = { thrown }
+          throw thrown
+        }
+      }
+      try {
+        return await this.#executor.transaction(observed, options)
       } catch (error) {
-        if (run < MOST_RUNS && isSerializationFailure(error)) continue
-        // What the callback threw is the caller's own.
-        if ((state as string) === 'working') throw error
-        throw (state as string) === 'committing' ? postgresWriteError(error) : postgresError(error)
+        // What the callback threw is the caller's own; a client whose rollback then fails throws that instead.
+        const cause = failure ? failure.thrown : error
+        if (run < MOST_RUNS && isSerializationFailure(cause)) {
+          await sleep(Math.random() * LONGEST_PAUSE_MS * run)
+          continue
+        }
+        if (failure) throw cause
+        throw (phase as string) === 'committing' ? postgresWriteError(error) : postgresError(error)
       }
     }
   }
@@ -107,9 +127,10 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     if (tx) this.#executor.assertTransaction(tx)
     const [first] = outcomes
     if (!first) return []
-    if (outcomes.length === 1 && appendsOne(first)) return this.#append(first, tx)
-    const rows = await this.#run<{ settled: number | null; appended: string | null }>(
-      writeStatement(this.#tables, outcomes),
+    const [event] = first.append
+    const only = outcomes.length === 1 && event && isPlainAppend(first)
+    const rows = await this.#run<Written>(
+      only ? appendStatement(this.#tables, event) : writeStatement(this.#tables, outcomes),
       tx,
       tx ? postgresError : postgresWriteError,
     )
@@ -165,37 +186,48 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
 
   async close(): Promise<void> {}
 
-  async #append(outcome: Outcome, tx: Tx | undefined): Promise<readonly OutcomeResult[]> {
-    const [event] = outcome.append
-    if (!event) return [APPLIED]
-    const map = tx ? postgresError : postgresWriteError
-    const rows = await this.#run<{ id: string }>(appendStatement(this.#tables, event), tx, map)
-    return this.#duplicates([outcome], [APPLIED], new Set(rows.map(({ id }) => id)), tx)
-  }
-
   /** Marks outcomes whose event was there already; asks for the first ones' fingerprints. */
   async #duplicates(
     outcomes: readonly Outcome[],
     results: OutcomeResult[],
-    appended: ReadonlySet<string | null>,
+    appended: ReadonlySet<string | null | undefined>,
     tx: Tx | undefined,
   ): Promise<readonly OutcomeResult[]> {
-    const ids = outcomes.flatMap(({ append: [event] }, n) =>
-      results[n] === APPLIED && event && event.fingerprint !== null && !appended.has(event.id)
-        ? [event.id]
-        : [],
-    )
-    if (ids.length === 0) return results
+    const duplicates = outcomes.flatMap((outcome, n) => {
+      const event = results[n] === APPLIED ? outcome.append.find(isFingerprinted) : undefined
+      return event && !appended.has(event.id) ? [{ n, id: event.id, outcome }] : []
+    })
+    if (duplicates.length === 0) return results
     const rows = await this.#run<{ id: string; fingerprint: string | null }>(
-      fingerprintStatement(this.#tables, ids),
+      fingerprintStatement(
+        this.#tables,
+        duplicates.map(({ id }) => id),
+      ),
       tx,
     )
     const first = new Map(rows.map(({ id, fingerprint }) => [id, fingerprint]))
-    return outcomes.map(({ append: [event] }, n) =>
-      event && ids.includes(event.id)
-        ? { status: 'duplicate', fingerprint: first.get(event.id) ?? null }
-        : (results[n] ?? LOST),
+    // One that was deleted meanwhile left its id free.
+    const freed = duplicates.filter(({ id }) => !first.has(id))
+    const again = await this.write(
+      freed.map(({ outcome }) => outcome),
+      tx,
     )
+    for (const { n, id } of duplicates)
+      results[n] = { status: 'duplicate', fingerprint: first.get(id) ?? null }
+    for (const [index, { n }] of freed.entries()) results[n] = again[index] ?? LOST
+    return results
+  }
+
+  // A statement that failed aborts the transaction. Should the callback go on regardless, Postgres would answer COMMIT
+  // with a rollback and no error.
+  async #assertUsable(tx: Tx): Promise<void> {
+    const failure = this.#failures.get(tx as object)
+    if (!failure) return
+    try {
+      await this.#executor.query('SELECT 1 AS usable', [], tx)
+    } catch {
+      throw failure
+    }
   }
 
   async #run<Result>(
@@ -206,13 +238,19 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     try {
       return (await this.#executor.query(text, parameters, tx)) as readonly Result[]
     } catch (error) {
-      throw map(error)
+      const failure = map(error)
+      if (tx) this.#failures.set(tx as object, failure)
+      throw failure
     }
   }
 }
 
-function appendsOne({ settle, append, put, remove }: Outcome): boolean {
+function isPlainAppend({ settle, append, put, remove }: Outcome): boolean {
   return !settle && append.length === 1 && put.length === 0 && remove.length === 0
+}
+
+function isFingerprinted({ fingerprint }: NewEvent): boolean {
+  return fingerprint !== null
 }
 
 function leasedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): LeasedEvent {

@@ -1,0 +1,5 @@
+export { OutboxSagaStore as DynamoDBAwsSdkSagaStore } from 'outbox-core'
+export type { DocumentClient } from './client.ts'
+export { DynamoDBAwsSdkOutbox, type DynamoDBAwsSdkOutboxOptions } from './outbox.ts'
+export { type DynamoDBTableOptions, eventsTable, payloadsTable } from './schema.ts'
+export { DynamoDBTransaction, type TransactItem } from './transaction.ts'

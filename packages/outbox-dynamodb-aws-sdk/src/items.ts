@@ -1,0 +1,186 @@
+import { randomUUID } from 'node:crypto'
+import { crc32 } from 'node:zlib'
+import type { Clock, LeasedEvent, NewEvent, PayloadRecord, Settlement, When } from 'outbox-core'
+import type { Tables } from './schema.ts'
+import type { TransactItem } from './transaction.ts'
+
+/** An event's item. `due_shard` is there while it is waiting or leased, `closed` once it is done or dead. */
+export interface EventItem {
+  readonly id: string
+  readonly type: string
+  readonly body: string
+  readonly headers: string
+  readonly fingerprint?: string
+  readonly created: number
+  readonly visible: number
+  readonly attempt: number
+  readonly uncounted: number
+  readonly state: 'waiting' | 'leased' | 'done' | 'dead'
+  readonly due_shard?: string
+  readonly closed?: string
+  readonly closed_at?: number
+  readonly error?: string
+}
+
+/** A payload's item, or one part of it. Each put has its own token, so that parts of two puts never mix. */
+export interface PayloadItem {
+  readonly id: string
+  readonly data: Uint8Array
+  readonly parts: number
+  readonly token: string
+  /** Seconds, rounded up: what DynamoDB's time to live reads. */
+  readonly expires_at: number
+  readonly expires_ms: number
+  readonly expiry_shard: string
+}
+
+// DynamoDB takes 409,600 bytes an item; names, numbers and the longest id need some of it.
+export const PART_BYTES: number = 400 * 1024 - 512
+
+/** Makes items of what the outbox writes. */
+export class Items {
+  readonly #tables: Tables
+  readonly #clock: Clock
+
+  constructor(tables: Tables, clock: Clock) {
+    this.#tables = tables
+    this.#clock = clock
+  }
+
+  /** Appends an event unless its id is taken; a refusal says what is there. */
+  append({ id, type, body, headers, due, fingerprint }: NewEvent) {
+    const item: EventItem = {
+      ...{
+        id,
+        type,
+        body,
+        headers: JSON.stringify(headers),
+        created: this.#clock.now(),
+        visible: this.#at(due),
+      },
+      ...{ attempt: 0, uncounted: 0, state: 'waiting', due_shard: this.shard(id) },
+      ...(fingerprint !== null && { fingerprint }),
+    }
+    return {
+      TableName: this.#tables.events,
+      Item: item,
+      ConditionExpression: 'attribute_not_exists(id)',
+      ReturnValuesOnConditionCheckFailure: 'ALL_OLD' as const,
+    }
+  }
+
+  /** Deletes or changes an event that is held with exactly this attempt number. */
+  settle(settle: Settlement): TransactItem {
+    const needed = settle.kind === 'revive' || settle.kind === 'discard' ? 'dead' : 'leased'
+    const held = {
+      TableName: this.#tables.events,
+      Key: { id: settle.id },
+      ConditionExpression: '#state = :needed AND attempt = :attempt',
+      ExpressionAttributeNames: { '#state': 'state' },
+    }
+    const values = { ':needed': needed, ':attempt': settle.attempt }
+    if (settle.kind === 'discard' || (settle.kind === 'complete' && settle.keepMs === 0)) {
+      return { Delete: { ...held, ExpressionAttributeValues: values } }
+    }
+    const { expression, names, parameters } = this.#change(settle)
+    return {
+      Update: {
+        ...held,
+        UpdateExpression: expression,
+        ExpressionAttributeNames: { ...held.ExpressionAttributeNames, ...names },
+        ExpressionAttributeValues: { ...values, ...parameters },
+      },
+    }
+  }
+
+  /** A payload's item, or several where it is larger than one. */
+  put({ id, data, expires }: PayloadRecord) {
+    const at = this.#at(expires)
+    const parts = Math.max(1, Math.ceil(data.byteLength / PART_BYTES))
+    const token = randomUUID()
+    return Array.from({ length: parts }, (_, part) => {
+      const item: PayloadItem = {
+        id: partId(id, part),
+        data: data.slice(part * PART_BYTES, (part + 1) * PART_BYTES),
+        ...{ parts, token, expires_at: Math.ceil(at / 1000), expires_ms: at, expiry_shard: this.shard(id) },
+      }
+      return { TableName: this.#tables.payloads, Item: item }
+    })
+  }
+
+  /** Removes a payload that has so many parts. */
+  remove(id: string, parts: number) {
+    return Array.from({ length: parts }, (_, part) => ({
+      TableName: this.#tables.payloads,
+      Key: { id: partId(id, part) },
+    }))
+  }
+
+  shard(id: string): string {
+    return String(crc32(id) % this.#tables.shards)
+  }
+
+  #change(settle: Settlement): {
+    expression: string
+    names?: Record<string, string>
+    parameters: Record<string, unknown>
+  } {
+    const now = this.#clock.now()
+    const closed = 'SET #state = :closed, closed = :closed, closed_at = :at'
+    switch (settle.kind) {
+      case 'complete':
+        return {
+          expression: `${closed} REMOVE due_shard`,
+          parameters: { ':closed': 'done', ':at': now + settle.keepMs },
+        }
+      case 'bury':
+        return {
+          expression: `${closed}, #error = :error REMOVE due_shard`,
+          names: { '#error': 'error' },
+          parameters: { ':closed': 'dead', ':at': now, ':error': settle.error },
+        }
+      case 'revive':
+        return {
+          expression:
+            'SET #state = :waiting, visible = :visible, due_shard = :shard, uncounted = attempt REMOVE closed, closed_at',
+          parameters: { ':waiting': 'waiting', ':visible': now, ':shard': this.shard(settle.id) },
+        }
+      case 'retry':
+      case 'discard': {
+        const { delayMs, error, counted } =
+          settle.kind === 'retry' ? settle : { delayMs: 0, error: null, counted: true }
+        return {
+          expression: `SET #state = :waiting, visible = :visible, uncounted = uncounted + :pardoned${error === null ? '' : ', #error = :error'}`,
+          ...(error !== null && { names: { '#error': 'error' } }),
+          parameters: {
+            ':waiting': 'waiting',
+            ':visible': now + delayMs,
+            ':pardoned': counted ? 0 : 1,
+            ...(error !== null && { ':error': error }),
+          },
+        }
+      }
+    }
+  }
+
+  #at(when: When): number {
+    return 'at' in when ? Math.round(when.at) : this.#clock.now() + when.inMs
+  }
+}
+
+/** The key of a payload's n-th part; no claim id has a #. */
+export function partId(id: string, part: number): string {
+  return part === 0 ? id : `${id}#${part}`
+}
+
+export function leasedEvent({
+  id,
+  type,
+  body,
+  headers,
+  created,
+  attempt,
+  uncounted,
+}: EventItem): LeasedEvent {
+  return { id, type, body, headers: JSON.parse(headers), createdAt: created, attempt, uncounted }
+}

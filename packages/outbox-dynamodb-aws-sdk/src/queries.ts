@@ -1,0 +1,195 @@
+import { BatchGetCommand, QueryCommand, type QueryCommandInput } from '@aws-sdk/lib-dynamodb'
+import type { DeadQuery, StorageStats } from 'outbox-core'
+import { type DocumentClient, send } from './client.ts'
+import type { EventItem } from './items.ts'
+import { parallel } from './parallel.ts'
+import { CLOSED_INDEX, DUE_INDEX, EXPIRY_INDEX, type Tables } from './schema.ts'
+
+/** What the due index says of an event, possibly a moment ago. */
+export interface DueEvent {
+  readonly id: string
+  readonly visible: number
+}
+
+interface ClosedEvent {
+  readonly id: string
+  readonly closed_at: number
+}
+
+interface Page<Item> {
+  readonly Items?: readonly Item[]
+  readonly Count?: number
+  readonly LastEvaluatedKey?: Record<string, unknown>
+}
+
+type Values = Record<string, unknown>
+
+// BatchGetItem takes no more keys.
+const BATCH = 100
+
+/** Reads through the indexes, every shard of them. */
+export class Queries {
+  readonly #client: DocumentClient
+  readonly #tables: Tables
+  readonly #shards: readonly string[]
+
+  constructor(client: DocumentClient, tables: Tables) {
+    this.#client = client
+    this.#tables = tables
+    this.#shards = Array.from({ length: tables.shards }, (_, shard) => String(shard))
+  }
+
+  /** The oldest due events of all shards. */
+  async due(now: number, limit: number): Promise<readonly DueEvent[]> {
+    const pages = await parallel(this.#shards, (shard) =>
+      this.#page<DueEvent>(this.#dueIn(shard, '<=', now), { Limit: limit }),
+    )
+    return pages
+      .flatMap(({ Items = [] }) => Items)
+      .toSorted((a, b) => a.visible - b.visible || (a.id < b.id ? -1 : 1))
+      .slice(0, limit)
+  }
+
+  /** Ids of completed events past their retention. */
+  async done(now: number, limit: number): Promise<readonly string[]> {
+    const query = this.#closed('done', ' AND closed_at <= :now', { ':now': now })
+    const { Items = [] } = await this.#page<ClosedEvent>(query, { Limit: limit })
+    return Items.map(({ id }) => id)
+  }
+
+  /** Ids of items that hold expired payloads. */
+  async expired(now: number, limit: number): Promise<readonly string[]> {
+    const pages = await parallel(this.#shards, (shard) =>
+      this.#page<{ id: string }>(
+        {
+          TableName: this.#tables.payloads,
+          IndexName: EXPIRY_INDEX,
+          KeyConditionExpression: 'expiry_shard = :shard AND expires_ms <= :now',
+          ExpressionAttributeValues: { ':shard': shard, ':now': now },
+        },
+        { Limit: limit },
+      ),
+    )
+    return pages.flatMap(({ Items = [] }) => Items.map(({ id }) => id)).slice(0, limit)
+  }
+
+  /** A page of dead letters, by when they died. */
+  async dead({
+    limit,
+    ids,
+    type,
+    after,
+  }: DeadQuery): Promise<{ events: readonly EventItem[]; next?: string }> {
+    if (ids) return this.#deadById(ids, type, after, limit)
+    const events: EventItem[] = []
+    let start = startKey(after)
+    do {
+      const more = { Limit: limit - events.length, ...(start && { ExclusiveStartKey: start }) }
+      const page = await this.#page<ClosedEvent>(this.#closed('dead'), more)
+      const found = await this.#events((page.Items ?? []).map(({ id }) => id))
+      events.push(...found.filter((event) => isDead(event, type)))
+      start = page.LastEvaluatedKey
+    } while (start && events.length < limit)
+    return { events, ...(start && { next: `${start['closed_at']}-${start['id']}` }) }
+  }
+
+  async stats(now: number): Promise<StorageStats> {
+    const due = await parallel(this.#shards, (shard) => this.#count(this.#dueIn(shard, '<=', now)))
+    const leased = await parallel(this.#shards, (shard) => this.#count(this.#leasedIn(shard, now)))
+    const [oldest] = await this.due(now, 1)
+    return {
+      due: due.reduce((sum, count) => sum + count, 0),
+      leased: leased.reduce((sum, count) => sum + count, 0),
+      dead: await this.#count(this.#closed('dead')),
+      oldestDueMs: oldest ? now - oldest.visible : null,
+    }
+  }
+
+  async #deadById(
+    ids: readonly string[],
+    type: string | undefined,
+    after: string | undefined,
+    limit: number,
+  ): Promise<{ events: readonly EventItem[]; next?: string }> {
+    const { closed_at: since = -1, id: last = '' } = startKey(after) ?? {}
+    const found = (await this.#events(ids)).filter((event) => isDead(event, type))
+    const events = found
+      .filter(
+        ({ id, closed_at = 0 }) => closed_at > Number(since) || (closed_at === since && id > String(last)),
+      )
+      .toSorted((a, b) => (a.closed_at ?? 0) - (b.closed_at ?? 0) || (a.id < b.id ? -1 : 1))
+      .slice(0, limit)
+    const letter = events.at(-1)
+    return { events, ...(letter && events.length === limit && { next: `${letter.closed_at}-${letter.id}` }) }
+  }
+
+  /** Whole events, in the order of their ids. */
+  async #events(ids: readonly string[]): Promise<readonly EventItem[]> {
+    const found = new Map<string, EventItem>()
+    let keys: Record<string, unknown>[] = [...new Set(ids)].map((id) => ({ id }))
+    while (keys.length > 0) {
+      const asked = keys.slice(0, BATCH)
+      const request = { RequestItems: { [this.#tables.events]: { Keys: asked, ConsistentRead: true } } }
+      const { Responses = {}, UnprocessedKeys = {} } = await send<{
+        Responses?: Record<string, EventItem[]>
+        UnprocessedKeys?: Record<string, { Keys?: Record<string, unknown>[] }>
+      }>(this.#client, new BatchGetCommand(request))
+      for (const event of Responses[this.#tables.events] ?? []) found.set(event.id, event)
+      keys = [...(UnprocessedKeys[this.#tables.events]?.Keys ?? []), ...keys.slice(BATCH)]
+    }
+    return ids.flatMap((id) => found.get(id) ?? [])
+  }
+
+  #dueIn(shard: string, comparison: '<=' | '>', now: number): QueryCommandInput {
+    return {
+      TableName: this.#tables.events,
+      IndexName: DUE_INDEX,
+      KeyConditionExpression: `due_shard = :shard AND visible ${comparison} :now`,
+      ExpressionAttributeValues: { ':shard': shard, ':now': now },
+    }
+  }
+
+  #leasedIn(shard: string, now: number): QueryCommandInput {
+    const query = this.#dueIn(shard, '>', now)
+    return {
+      ...query,
+      FilterExpression: '#state = :leased',
+      ExpressionAttributeNames: { '#state': 'state' },
+      ExpressionAttributeValues: { ...query.ExpressionAttributeValues, ':leased': 'leased' },
+    }
+  }
+
+  #closed(kind: 'done' | 'dead', condition = '', values: Values = {}): QueryCommandInput {
+    return {
+      TableName: this.#tables.events,
+      IndexName: CLOSED_INDEX,
+      KeyConditionExpression: `closed = :closed${condition}`,
+      ExpressionAttributeValues: { ':closed': kind, ...values },
+    }
+  }
+
+  async #count(query: QueryCommandInput): Promise<number> {
+    let count = 0
+    let start: Record<string, unknown> | undefined
+    do {
+      const page = await this.#page(query, { Select: 'COUNT', ...(start && { ExclusiveStartKey: start }) })
+      count += page.Count ?? 0
+      start = page.LastEvaluatedKey
+    } while (start)
+    return count
+  }
+
+  #page<Item>(query: QueryCommandInput, more: Partial<QueryCommandInput>): Promise<Page<Item>> {
+    return send<Page<Item>>(this.#client, new QueryCommand({ ...query, ...more }))
+  }
+}
+
+function isDead(event: EventItem, type: string | undefined): boolean {
+  return event.state === 'dead' && (type === undefined || event.type === type)
+}
+
+/** Where a page begins: the index's key of the last letter of the page before. */
+function startKey(after: string | undefined): Record<string, unknown> | undefined {
+  const [, closedAt, id] = /^(\d+)-(.*)$/s.exec(after ?? '') ?? []
+  return closedAt === undefined ? undefined : { id, closed: 'dead', closed_at: Number(closedAt) }
+}

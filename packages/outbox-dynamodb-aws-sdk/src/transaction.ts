@@ -1,0 +1,85 @@
+import type { TransactWriteCommandInput } from '@aws-sdk/lib-dynamodb'
+import { type NewEvent, type PayloadRecord, type Settlement, TransactionClosedError } from 'outbox-core'
+
+/** One item of a TransactWriteItems, as lib-dynamodb takes it. */
+export type TransactItem = NonNullable<TransactWriteCommandInput['TransactItems']>[number]
+
+/** What the outbox writes in a transaction, until it is sent. */
+export interface Collected {
+  readonly events: Map<string, NewEvent>
+  readonly settlements: Map<string, Settlement>
+  /** The last word on each payload: what to put, or of how many items it is removed. */
+  readonly payloads: Map<string, PayloadRecord | { readonly parts: number }>
+  /** Payloads that belong to an event with an id of its own, by that id. */
+  readonly claims: Map<string, readonly string[]>
+}
+
+/** Collects what is written together: your own items, and the outbox's. Nothing is sent before the end. */
+export class DynamoDBTransaction {
+  readonly #own: TransactItem[] = []
+  /** The outbox's part. Not needed by users. */
+  readonly collected: Collected = {
+    events: new Map(),
+    settlements: new Map(),
+    payloads: new Map(),
+    claims: new Map(),
+  }
+  #ended = false
+  #items: (() => readonly TransactItem[]) | undefined
+
+  /** Puts an item of your own. @throws TransactionClosedError */
+  put(item: NonNullable<TransactItem['Put']>): this {
+    return this.add({ Put: item })
+  }
+
+  /** Updates an item of your own. @throws TransactionClosedError */
+  update(item: NonNullable<TransactItem['Update']>): this {
+    return this.add({ Update: item })
+  }
+
+  /** Deletes an item of your own. @throws TransactionClosedError */
+  delete(item: NonNullable<TransactItem['Delete']>): this {
+    return this.add({ Delete: item })
+  }
+
+  /** Checks an item of your own. @throws TransactionClosedError */
+  conditionCheck(item: NonNullable<TransactItem['ConditionCheck']>): this {
+    return this.add({ ConditionCheck: item })
+  }
+
+  /** Adds one entry of a TransactWriteItems as it is. @throws TransactionClosedError */
+  add(item: TransactItem): this {
+    this.assertOpen()
+    this.#own.push(item)
+    return this
+  }
+
+  /** Your own items, as added so far. */
+  get ownItems(): readonly TransactItem[] {
+    return this.#own
+  }
+
+  /** Everything to send, in a transaction that you made with `begin()` and send yourself: your items, then the outbox's. */
+  get items(): readonly TransactItem[] {
+    return [...this.#own, ...(this.#items?.() ?? [])]
+  }
+
+  get ended(): boolean {
+    return this.#ended
+  }
+
+  /** @throws TransactionClosedError */
+  assertOpen(): void {
+    if (this.#ended) throw new TransactionClosedError()
+  }
+
+  /** Takes nothing more. Called by the outbox. */
+  end(): void {
+    this.#ended = true
+  }
+
+  /** Says how the outbox's part becomes items. Called by the outbox. */
+  attach(items: () => readonly TransactItem[]): void {
+    this.#items = items
+  }
+}
