@@ -8,7 +8,7 @@ export interface Product {
   readonly Discontinued: number
 }
 
-export interface OrderLine {
+interface OrderLine {
   readonly ProductId: number
   readonly UnitPrice: number
   readonly Quantity: number

@@ -4,6 +4,9 @@ import type { Clock, LeasedEvent, NewEvent, PayloadRecord, Settlement, When } fr
 import type { Tables } from './schema.ts'
 import type { TransactItem } from './transaction.ts'
 
+type Put = NonNullable<TransactItem['Put']>
+type Delete = NonNullable<TransactItem['Delete']>
+
 /** An event's item. `due_shard` is there while it is waiting or leased, `closed` once it is done or dead. */
 export interface EventItem {
   readonly id: string
@@ -48,7 +51,7 @@ export class Items {
   }
 
   /** Appends an event unless its id is taken; a refusal says what is there. */
-  append({ id, type, body, headers, due, fingerprint }: NewEvent) {
+  append({ id, type, body, headers, due, fingerprint }: NewEvent): Put {
     const item: EventItem = {
       ...{
         id,
@@ -65,7 +68,7 @@ export class Items {
       TableName: this.#tables.events,
       Item: item,
       ConditionExpression: 'attribute_not_exists(id)',
-      ReturnValuesOnConditionCheckFailure: 'ALL_OLD' as const,
+      ReturnValuesOnConditionCheckFailure: 'ALL_OLD',
     }
   }
 
@@ -94,7 +97,7 @@ export class Items {
   }
 
   /** A payload's item, or several where it is larger than one. */
-  put({ id, data, expires }: PayloadRecord) {
+  put({ id, data, expires }: PayloadRecord): Put[] {
     const at = this.#at(expires)
     const parts = Math.max(1, Math.ceil(data.byteLength / PART_BYTES))
     const token = randomUUID()
@@ -109,7 +112,7 @@ export class Items {
   }
 
   /** Removes a payload that has so many parts. */
-  remove(id: string, parts: number) {
+  remove(id: string, parts: number): Delete[] {
     return Array.from({ length: parts }, (_, part) => ({
       TableName: this.#tables.payloads,
       Key: { id: partId(id, part) },

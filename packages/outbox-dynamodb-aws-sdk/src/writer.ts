@@ -169,7 +169,7 @@ export class OutcomeWriter {
 }
 
 /** The fingerprint in an event's item, marshalled or not. */
-export function fingerprintOf(item: Readonly<Record<string, unknown>> | undefined): string | null {
+function fingerprintOf(item: Readonly<Record<string, unknown>> | undefined): string | null {
   const { fingerprint } = (item ?? {}) as { fingerprint?: EventItem['fingerprint'] | { S?: string } }
   return (typeof fingerprint === 'object' ? fingerprint.S : fingerprint) ?? null
 }

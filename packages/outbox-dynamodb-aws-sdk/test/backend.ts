@@ -13,7 +13,7 @@ import {
   type DynamoDBTransaction,
 } from '../src/index.ts'
 
-export function documentClient(url: string): DynamoDBDocumentClient {
+function documentClient(url: string): DynamoDBDocumentClient {
   const credentials = { accessKeyId: 'local', secretAccessKey: 'local' }
   const client = new DynamoDBClient({ endpoint: url, region: 'local', credentials })
   return DynamoDBDocumentClient.from(client, { marshallOptions: { removeUndefinedValues: true } })

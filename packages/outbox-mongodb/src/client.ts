@@ -35,7 +35,7 @@ export interface MongoCollection {
 }
 
 /** The part of a ChangeStream that is used. */
-export interface MongoChangeStream {
+interface MongoChangeStream {
   on(event: 'change' | 'error', listener: () => void): unknown
   close(): Promise<unknown>
 }

@@ -14,28 +14,63 @@ import { ConfigurationError, CorruptPayloadError, UnsupportedPayloadError } from
 
 export type Compression = 'zstd' | 'deflate' | 'none'
 
-interface Bytes {
+/** Bytes as they are stored, and the codec that reads them. */
+export interface Compressed {
   readonly codec: number
   readonly bytes: Uint8Array
 }
 
+/** What zlib returns when asked for `info`. */
+interface Inflated {
+  readonly buffer: Uint8Array
+  /** Its `bytesWritten` counts the input that was used. */
+  readonly engine: { readonly bytesWritten: number }
+}
+
+interface Codec {
+  readonly id: number
+  compress(raw: Uint8Array): Uint8Array
+  compressAsync(raw: Uint8Array): Promise<Uint8Array>
+  inflate(bytes: Uint8Array, limits: object): unknown
+  inflateAsync(bytes: Uint8Array, limits: object): Promise<unknown>
+}
+
 const STORED = 0
-const ZSTD = 1
-const DEFLATE = 2
+
+const ZSTD_OPTIONS = { params: { [constants.ZSTD_c_compressionLevel]: 1 } }
+// Level 1 has windows of up to 2^19 bytes. A made-up frame could otherwise ask for 128 MiB, whatever it holds.
+const ZSTD_LIMITS = { params: { [constants.ZSTD_d_windowLogMax]: 23 } }
+const zstdAsync = promisify<Uint8Array, object, Buffer>(zstdCompress)
+const unzstdAsync = promisify<Uint8Array, object, unknown>(zstdDecompress)
+
+const ZSTD: Codec = {
+  id: 1,
+  compress: (raw) => zstdCompressSync(raw, ZSTD_OPTIONS),
+  compressAsync: (raw) => zstdAsync(raw, ZSTD_OPTIONS),
+  inflate: (bytes, limits) => zstdDecompressSync(bytes, { ...limits, ...ZSTD_LIMITS }),
+  inflateAsync: (bytes, limits) => unzstdAsync(bytes, { ...limits, ...ZSTD_LIMITS }),
+}
+
+const DEFLATE_OPTIONS = { level: 1 }
+const deflateAsync = promisify<Uint8Array, object, Buffer>(deflateRaw)
+const inflateAsync = promisify<Uint8Array, object, unknown>(inflateRaw)
+
+const DEFLATE: Codec = {
+  id: 2,
+  compress: (raw) => deflateRawSync(raw, DEFLATE_OPTIONS),
+  compressAsync: (raw) => deflateAsync(raw, DEFLATE_OPTIONS),
+  inflate: (bytes, limits) => inflateRawSync(bytes, limits),
+  inflateAsync: (bytes, limits) => inflateAsync(bytes, limits),
+}
 
 // A thread pool job costs about as much as compressing this much (measured: some 65 µs).
-const SYNC_BELOW_BYTES = 64 * 1024
+const ASYNC_FROM_BYTES = 64 * 1024
 
 // Below this saving the time to decompress is not worth it.
 const WORTHWHILE = 0.9
 
-const ZSTD_OPTIONS = { params: { [constants.ZSTD_c_compressionLevel]: 1 } }
-const DEFLATE_OPTIONS = { level: 1 }
-
-const zstdCompressAsync = promisify<Uint8Array, object, Buffer>(zstdCompress)
-const zstdDecompressAsync = promisify<Uint8Array, object, Buffer>(zstdDecompress)
-const deflateAsync = promisify<Uint8Array, object, Buffer>(deflateRaw)
-const inflateAsync = promisify<Uint8Array, object, Buffer>(inflateRaw)
+// zlib refuses smaller ones.
+const LEAST_CHUNK_BYTES = 64
 
 /** @throws ConfigurationError */
 export function checkedCompression(compression: Compression): Compression {
@@ -43,57 +78,98 @@ export function checkedCompression(compression: Compression): Compression {
   throw new ConfigurationError('compression', compression, "it must be 'zstd', 'deflate' or 'none'")
 }
 
-/** The bytes as they will be stored, and the codec that reads them; the raw ones when compressing saves too little. */
-export function compress(compression: Compression, raw: Uint8Array): Bytes | Promise<Bytes> {
-  const best = (codec: number, bytes: Uint8Array): Bytes =>
-    bytes.byteLength <= raw.byteLength * WORTHWHILE ? { codec, bytes } : { codec: STORED, bytes: raw }
-  const now = raw.byteLength < SYNC_BELOW_BYTES
-  switch (compression) {
-    case 'none':
-      return { codec: STORED, bytes: raw }
-    case 'zstd':
-      return now
-        ? best(ZSTD, zstdCompressSync(raw, ZSTD_OPTIONS))
-        : zstdCompressAsync(raw, ZSTD_OPTIONS).then((bytes) => best(ZSTD, bytes))
-    case 'deflate':
-      return now
-        ? best(DEFLATE, deflateRawSync(raw, DEFLATE_OPTIONS))
-        : deflateAsync(raw, DEFLATE_OPTIONS).then((bytes) => best(DEFLATE, bytes))
-  }
+/**
+ * The bytes as they will be stored: the raw ones when compressing saves too little, so never more than the raw ones.
+ * A promise from 64 KiB on.
+ */
+export function compress(compression: Compression, raw: Uint8Array): Compressed | Promise<Compressed> {
+  const codec = compression === 'zstd' ? ZSTD : compression === 'deflate' ? DEFLATE : undefined
+  if (raw.byteLength >= ASYNC_FROM_BYTES) return compressAsync(codec, raw)
+  return codec ? smaller(codec, codec.compress(raw), raw) : { codec: STORED, bytes: raw }
 }
 
-/** Exactly `rawBytes` bytes, or an error; never allocates for more. */
+async function compressAsync(codec: Codec | undefined, raw: Uint8Array): Promise<Compressed> {
+  return codec ? smaller(codec, await codec.compressAsync(raw), raw) : { codec: STORED, bytes: raw }
+}
+
+function smaller({ id }: Codec, bytes: Uint8Array, raw: Uint8Array): Compressed {
+  const worthwhile = bytes.byteLength <= raw.byteLength * WORTHWHILE
+  return worthwhile ? { codec: id, bytes } : { codec: STORED, bytes: raw }
+}
+
+/**
+ * Exactly `rawBytes` bytes in memory of their own, or an error; never allocates for more. A promise from 64 KiB on.
+ *
+ * @throws CorruptPayloadError, UnsupportedPayloadError
+ */
 export function decompress(
-  codec: number,
+  codecId: number,
   bytes: Uint8Array,
   rawBytes: number,
 ): Uint8Array | Promise<Uint8Array> {
-  const exact = (raw: Uint8Array): Uint8Array => {
-    if (raw.byteLength === rawBytes) return raw
-    throw new CorruptPayloadError(`the payload says it has ${rawBytes} bytes, but holds ${raw.byteLength}`)
-  }
-  if (codec === STORED) return exact(bytes)
-  if (codec !== ZSTD && codec !== DEFLATE) {
-    throw new UnsupportedPayloadError(
-      `the payload was stored with codec ${codec}, which this release does not know`,
-    )
-  }
-  // zlib takes no limit of 0, and only the one-shot calls keep it.
-  const options = { maxOutputLength: Math.max(1, rawBytes) }
-  if (rawBytes < SYNC_BELOW_BYTES) {
-    try {
-      return exact(codec === ZSTD ? zstdDecompressSync(bytes, options) : inflateRawSync(bytes, options))
-    } catch (error) {
-      throw corrupt(error)
-    }
-  }
-  const raw = codec === ZSTD ? zstdDecompressAsync(bytes, options) : inflateAsync(bytes, options)
-  return raw.then(exact).catch((error) => {
-    throw corrupt(error)
-  })
+  const codec = codecFor(codecId)
+  assertPlausible(codec, bytes.byteLength, rawBytes)
+  if (rawBytes >= ASYNC_FROM_BYTES) return decompressAsync(codec, bytes, rawBytes)
+  if (!codec) return Uint8Array.from(bytes)
+  return exact(
+    rescued(() => codec.inflate(bytes, limits(rawBytes))),
+    bytes,
+    rawBytes,
+  )
 }
 
-function corrupt(error: unknown): CorruptPayloadError {
-  if (error instanceof CorruptPayloadError) return error
-  return new CorruptPayloadError('the payload does not decompress to what its frame says', { cause: error })
+async function decompressAsync(
+  codec: Codec | undefined,
+  bytes: Uint8Array,
+  rawBytes: number,
+): Promise<Uint8Array> {
+  if (!codec) return Uint8Array.from(bytes)
+  const inflated = await codec.inflateAsync(bytes, limits(rawBytes)).catch(fail)
+  return exact(inflated, bytes, rawBytes)
+}
+
+function codecFor(id: number): Codec | undefined {
+  if (id === STORED) return undefined
+  if (id === ZSTD.id) return ZSTD
+  if (id === DEFLATE.id) return DEFLATE
+  throw new UnsupportedPayloadError(`the payload was stored with codec ${id}, which this release does not know`)
+}
+
+// `compress` never makes anything larger.
+function assertPlausible(codec: Codec | undefined, storedBytes: number, rawBytes: number): void {
+  if (codec ? storedBytes < rawBytes : storedBytes === rawBytes) return
+  throw new CorruptPayloadError(
+    `the payload says it has ${rawBytes} bytes, but its frame holds ${storedBytes}`,
+  )
+}
+
+// Only the one-shot calls keep to `maxOutputLength`. With one byte to spare, a single buffer takes all the output.
+function limits(rawBytes: number): object {
+  return { maxOutputLength: rawBytes, chunkSize: Math.max(LEAST_CHUNK_BYTES, rawBytes + 1), info: true }
+}
+
+function rescued(inflate: () => unknown): unknown {
+  try {
+    return inflate()
+  } catch (error) {
+    return fail(error)
+  }
+}
+
+function fail(cause: unknown): never {
+  throw new CorruptPayloadError('the payload does not decompress to what its frame says', { cause })
+}
+
+// zlib ignores what follows the end of the compressed data.
+function exact(inflated: unknown, bytes: Uint8Array, rawBytes: number): Uint8Array {
+  const { buffer, engine } = inflated as Inflated
+  if (buffer.byteLength !== rawBytes) {
+    throw new CorruptPayloadError(`the payload says it has ${rawBytes} bytes, but holds ${buffer.byteLength}`)
+  }
+  if (engine.bytesWritten !== bytes.byteLength) {
+    throw new CorruptPayloadError(
+      `the payload ends ${bytes.byteLength - engine.bytesWritten} bytes before its frame`,
+    )
+  }
+  return buffer
 }

@@ -1,4 +1,5 @@
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
+import { types } from 'node:util'
 import {
   ConfigurationError,
   CorruptPayloadError,
@@ -25,14 +26,18 @@ const KEY_BYTES = 32
 const IV_BYTES = 12
 const TAG_BYTES = 16
 
-/** The keys of one codec. */
+/** What sealing adds to a body: IV and authentication tag. */
+export const SEAL_BYTES: number = IV_BYTES + TAG_BYTES
+
+/** The keys of one codec, its own copies. */
 export class KeyRing {
   readonly current: string
   readonly #keys: ReadonlyMap<string, Uint8Array>
   readonly #allowPlaintext: boolean
 
   /** @throws ConfigurationError */
-  constructor({ current, keys, allowPlaintext = false }: EncryptionOptions) {
+  constructor(options: EncryptionOptions) {
+    const { current, keys, allowPlaintext = false } = checkedOptions(options)
     this.#keys = new Map(Object.entries(keys).map(([id, key]) => [checkedId(id), checkedKey(id, key)]))
     if (!this.#keys.has(current)) {
       throw new ConfigurationError(
@@ -45,47 +50,70 @@ export class KeyRing {
     this.#allowPlaintext = allowPlaintext
   }
 
-  /** IV, tag and encrypted body. */
-  seal(body: Uint8Array, associated: Uint8Array): readonly Uint8Array[] {
+  /** IV, tag and encrypted body. `bound` has to be the same when the body is opened. */
+  seal(body: Uint8Array, bound: Uint8Array): readonly Uint8Array[] {
     const key = this.#keys.get(this.current) as Uint8Array
     const iv = randomBytes(IV_BYTES)
     const cipher = createCipheriv(ALGORITHM, key, iv, { authTagLength: TAG_BYTES })
-    cipher.setAAD(associated)
-    const encrypted = Buffer.concat([cipher.update(body), cipher.final()])
+    cipher.setAAD(bound)
+    const encrypted = cipher.update(body)
+    // Nothing more comes out of a stream cipher, but the tag exists only from here on.
+    cipher.final()
     return [iv, cipher.getAuthTag(), encrypted]
   }
 
+  /** @throws PayloadAuthenticationError when a payload that was not sealed may not be read */
+  assertPlaintextAllowed(): void {
+    if (this.#allowPlaintext) return
+    throw new PayloadAuthenticationError(
+      'the payload is not encrypted, but encryption is on; set encryption.allowPlaintext to read older ones',
+    )
+  }
+
   /**
-   * The body as it was before `seal`; an empty `keyId` says that it was not sealed.
+   * The body as it was before `seal`. Without a ring no key is known.
    *
    * @throws PayloadAuthenticationError, UnknownKeyError, CorruptPayloadError
    */
-  static open(ring: KeyRing | undefined, keyId: string, body: Buffer, associated: Uint8Array): Buffer {
-    if (keyId === '') {
-      if (!ring || ring.#allowPlaintext) return body
-      throw new PayloadAuthenticationError(
-        'the payload is not encrypted; set allowPlaintext to read older ones',
+  static open(ring: KeyRing | undefined, keyId: string, sealed: Uint8Array, bound: Uint8Array): Uint8Array {
+    const key = ring === undefined ? undefined : ring.#keys.get(keyId)
+    if (!key) {
+      throw new UnknownKeyError(`the payload needs key "${printable(keyId)}"; add it to encryption.keys`)
+    }
+    if (sealed.byteLength < SEAL_BYTES) {
+      throw new CorruptPayloadError(
+        `the encrypted payload has ${sealed.byteLength} bytes, fewer than any can have`,
       )
     }
-    const key = ring === undefined ? undefined : ring.#keys.get(keyId)
-    if (!key)
-      throw new UnknownKeyError(`the payload needs key "${printable(keyId)}"; add it to encryption.keys`)
-    if (body.byteLength < IV_BYTES + TAG_BYTES)
-      throw new CorruptPayloadError('the encrypted payload is cut short')
-    const decipher = createDecipheriv(ALGORITHM, key, body.subarray(0, IV_BYTES), {
-      authTagLength: TAG_BYTES,
-    })
-    decipher.setAAD(associated)
-    decipher.setAuthTag(body.subarray(IV_BYTES, IV_BYTES + TAG_BYTES))
+    const iv = sealed.subarray(0, IV_BYTES)
+    const decipher = createDecipheriv(ALGORITHM, key, iv, { authTagLength: TAG_BYTES })
+    decipher.setAAD(bound)
+    decipher.setAuthTag(sealed.subarray(IV_BYTES, SEAL_BYTES))
+    const body = decipher.update(sealed.subarray(SEAL_BYTES))
     try {
-      return Buffer.concat([decipher.update(body.subarray(IV_BYTES + TAG_BYTES)), decipher.final()])
+      decipher.final()
     } catch (cause) {
       throw new PayloadAuthenticationError(
         `the payload does not authenticate with key "${keyId}": wrong key, changed bytes, or bytes of another claim`,
         { cause },
       )
     }
+    return body
   }
+}
+
+function checkedOptions(options: EncryptionOptions): EncryptionOptions {
+  if (typeof options !== 'object' || options === null) {
+    throw new ConfigurationError('encryption', options, 'it must be an object with current and keys')
+  }
+  const { keys, allowPlaintext } = options
+  if (typeof keys !== 'object' || keys === null) {
+    throw new ConfigurationError('encryption.keys', keys, 'it must be an object with keys by their id')
+  }
+  if (allowPlaintext !== undefined && typeof allowPlaintext !== 'boolean') {
+    throw new ConfigurationError('encryption.allowPlaintext', allowPlaintext, 'it must be true or false')
+  }
+  return options
 }
 
 function checkedId(id: string): string {
@@ -94,7 +122,7 @@ function checkedId(id: string): string {
 }
 
 function checkedKey(id: string, key: Uint8Array): Uint8Array {
-  if (key instanceof Uint8Array && key.byteLength === KEY_BYTES) return Uint8Array.from(key)
+  if (types.isUint8Array(key) && key.byteLength === KEY_BYTES) return Uint8Array.from(key)
   throw new ConfigurationError('encryption.keys', id, `its key must be a Uint8Array of ${KEY_BYTES} bytes`)
 }
 

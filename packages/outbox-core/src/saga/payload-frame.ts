@@ -1,7 +1,14 @@
 import { crc32 } from 'node:zlib'
 import { CorruptPayloadError, PayloadTooLargeError, UnsupportedPayloadError } from '../errors.ts'
-import { type Compression, checkedCompression, compress, decompress } from './payload-compression.ts'
-import { type EncryptionOptions, KeyRing } from './payload-encryption.ts'
+import { wholeNumber } from '../options.ts'
+import {
+  type Compressed,
+  type Compression,
+  checkedCompression,
+  compress,
+  decompress,
+} from './payload-compression.ts'
+import { type EncryptionOptions, KeyRing, SEAL_BYTES } from './payload-encryption.ts'
 
 export type { EncryptionOptions } from './payload-encryption.ts'
 
@@ -9,30 +16,53 @@ export interface PayloadCodecOptions {
   /** @default 'zstd' */
   readonly compression?: Compression
   readonly encryption?: EncryptionOptions
-  /** Largest payload, in bytes before compression. */
+  /** Largest payload, in bytes before compression: from 1 to 2147483647. */
   readonly maxBytes: number
 }
 
 /*
- * The frame, version 1; numbers are big-endian:
+ * The frame, version 1; numbers are big-endian. Later versions keep the first eight bytes as they are.
  *
  *   0  2  magic 0x4f 0x53 ("OS")
  *   2  1  version
- *   3  1  codec of the body: 0 stored, 1 zstd, 2 deflate
- *   4  1  length of the key id; 0 when not encrypted
- *   5  4  length of the payload before compression
- *   9  4  CRC-32 of everything else in the frame: it detects every error burst of up to 32 bits, so every flipped bit
- *  13  n  key id, ASCII
- *     28  IV and authentication tag, when encrypted
- *         body
+ *   3  1  codec of the payload: 0 stored, 1 zstd, 2 deflate
+ *   4  4  CRC-32 of everything else in the frame
+ *   8  4  length of the payload before compression
+ *  12  4  length of the body
+ *  16  1  length of the key id; 0 when not encrypted
+ *  17  n  key id, ASCII
+ *         body: the payload, compressed; when encrypted, IV (12) and authentication tag (16) before it
+ *
+ * CRC-32 detects every damage that spans up to 32 bits, for certain, and costs a quarter of a SHA-256. The length of
+ * the body tells every truncation. What could get past both would still have to decompress to exactly the length
+ * declared, and against someone who writes frames on purpose only encryption helps.
  */
 const MAGIC = 0x4f53
 const VERSION = 1
-const CHECKSUM_AT = 9
-const HEADER_BYTES = 13
+const VERSION_AT = 2
+const CODEC_AT = 3
+const CHECKSUM_AT = 4
+const RAW_BYTES_AT = 8
+const BODY_BYTES_AT = 12
+const KEY_ID_BYTES_AT = 16
+const HEADER_BYTES = 17
+
+// What Node's ciphers take at once.
+const MOST_BYTES = 2 ** 31 - 1
+
+interface Frame {
+  readonly codec: number
+  readonly rawBytes: number
+  /** Empty when not encrypted. */
+  readonly keyId: string
+  readonly header: Buffer
+  readonly body: Buffer
+}
 
 /** Payload bytes as they are stored: self-describing, compressed, checked, and encrypted where there is a key. */
 export class PayloadCodec {
+  /** The most bytes a frame can have. */
+  readonly maxFrameBytes: number
   readonly #compression: Compression
   readonly #keys: KeyRing | undefined
   readonly #maxBytes: number
@@ -40,12 +70,15 @@ export class PayloadCodec {
   /** @throws ConfigurationError */
   constructor({ compression = 'zstd', encryption, maxBytes }: PayloadCodecOptions) {
     this.#compression = checkedCompression(compression)
-    this.#keys = encryption && new KeyRing(encryption)
-    this.#maxBytes = maxBytes
+    this.#keys = encryption === undefined ? undefined : new KeyRing(encryption)
+    this.#maxBytes = wholeNumber('maxBytes', maxBytes, 1, MOST_BYTES)
+    const sealing = this.#keys ? this.#keys.current.length + SEAL_BYTES : 0
+    this.maxFrameBytes = HEADER_BYTES + sealing + maxBytes
   }
 
   /**
-   * Frames a payload for its claim. Returns at once for small payloads, a promise for large ones.
+   * Frames a payload for its claim. Returns the frame at once below 64 KiB of payload, else a promise; `raw` must not
+   * change before it resolves. The frame shares memory with nothing, not even with Node's buffer pool.
    *
    * @throws PayloadTooLargeError
    */
@@ -57,75 +90,95 @@ export class PayloadCodec {
         'raise maxPayloadBytes or keep less in it',
       )
     }
-    const body = compress(this.#compression, raw)
-    const frame = ({ codec, bytes }: { codec: number; bytes: Uint8Array }): Uint8Array =>
-      this.#frame(codec, raw.byteLength, bytes, claimId)
-    return body instanceof Promise ? body.then(frame) : frame(body)
+    const compressed = compress(this.#compression, raw)
+    return compressed instanceof Promise
+      ? compressed.then((result) => this.#frame(result, raw.byteLength, claimId))
+      : this.#frame(compressed, raw.byteLength, claimId)
   }
 
   /**
-   * The payload in a frame that was made for this claim. Never more than `maxBytes`, never other bytes than were
-   * framed.
+   * The payload in a frame that was made for this claim. Returns it at once below 64 KiB, else a promise. Never more
+   * than `maxBytes`, never other bytes than were framed, and never the memory of `frame`.
    *
-   * @throws CorruptPayloadError, UnsupportedPayloadError, PayloadAuthenticationError, UnknownKeyError
+   * @throws CorruptPayloadError, UnsupportedPayloadError, PayloadAuthenticationError, UnknownKeyError: at once where
+   *   the frame itself shows it, by rejection where only decompressing does
    */
   decode(frame: Uint8Array, claimId: string): Uint8Array | Promise<Uint8Array> {
-    const bytes = Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength)
-    const { codec, rawBytes, keyId, body, header } = this.#parsed(bytes)
-    const clear = KeyRing.open(this.#keys, keyId, body, associated(header, claimId))
-    return decompress(codec, clear, rawBytes)
-  }
-
-  #frame(codec: number, rawBytes: number, body: Uint8Array, claimId: string): Uint8Array {
-    const keyId = this.#keys?.current ?? ''
-    const header = Buffer.alloc(HEADER_BYTES + keyId.length)
-    header.writeUInt16BE(MAGIC, 0)
-    header.writeUInt8(VERSION, 2)
-    header.writeUInt8(codec, 3)
-    header.writeUInt8(keyId.length, 4)
-    header.writeUInt32BE(rawBytes, 5)
-    header.write(keyId, HEADER_BYTES, 'latin1')
-    const sealed = this.#keys ? this.#keys.seal(body, associated(header, claimId)) : [body]
-    const frame = Buffer.concat([header, ...sealed])
-    frame.writeUInt32BE(checksum(frame), CHECKSUM_AT)
-    return frame
-  }
-
-  #parsed(frame: Buffer): { codec: number; rawBytes: number; keyId: string; body: Buffer; header: Buffer } {
-    if (frame.byteLength < HEADER_BYTES || frame.readUInt16BE(0) !== MAGIC) {
-      throw new CorruptPayloadError(`the ${frame.byteLength} stored bytes are no payload frame`)
-    }
-    if (frame.readUInt32BE(CHECKSUM_AT) !== checksum(frame)) {
-      throw new CorruptPayloadError(
-        `the checksum of the payload's ${frame.byteLength} stored bytes does not match`,
-      )
-    }
-    const version = frame.readUInt8(2)
-    if (version !== VERSION) {
-      throw new UnsupportedPayloadError(
-        `the payload has frame version ${version}, this release reads ${VERSION}`,
-      )
-    }
-    const rawBytes = frame.readUInt32BE(5)
+    const parsed = parse(Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength))
+    const { codec, rawBytes, keyId, body } = parsed
     if (rawBytes > this.#maxBytes) {
       throw new CorruptPayloadError(
         `the payload says it has ${rawBytes} bytes, the limit is ${this.#maxBytes}`,
       )
     }
-    const bodyAt = HEADER_BYTES + frame.readUInt8(4)
-    if (bodyAt > frame.byteLength) throw new CorruptPayloadError('the payload frame ends within its header')
-    const header = Buffer.from(frame.subarray(0, bodyAt))
-    header.writeUInt32BE(0, CHECKSUM_AT)
-    const keyId = header.toString('latin1', HEADER_BYTES)
-    return { codec: frame.readUInt8(3), rawBytes, keyId, body: frame.subarray(bodyAt), header }
+    if (keyId === '') {
+      this.#keys?.assertPlaintextAllowed()
+      return decompress(codec, body, rawBytes)
+    }
+    // Decrypting takes as much memory as the body has; compressing never makes it larger than the payload.
+    if (body.byteLength > rawBytes + SEAL_BYTES) {
+      throw new CorruptPayloadError(
+        `the payload says it has ${rawBytes} bytes, but its frame holds ${body.byteLength}`,
+      )
+    }
+    return decompress(codec, KeyRing.open(this.#keys, keyId, body, bound(parsed.header, claimId)), rawBytes)
+  }
+
+  #frame({ codec, bytes }: Compressed, rawBytes: number, claimId: string): Uint8Array {
+    const keyId = this.#keys?.current ?? ''
+    const bodyAt = HEADER_BYTES + keyId.length
+    const bodyBytes = bytes.byteLength + (this.#keys ? SEAL_BYTES : 0)
+    const frame = Buffer.allocUnsafeSlow(bodyAt + bodyBytes)
+    frame.writeUInt16BE(MAGIC, 0)
+    frame.writeUInt8(VERSION, VERSION_AT)
+    frame.writeUInt8(codec, CODEC_AT)
+    frame.writeUInt32BE(rawBytes, RAW_BYTES_AT)
+    frame.writeUInt32BE(bodyBytes, BODY_BYTES_AT)
+    frame.writeUInt8(keyId.length, KEY_ID_BYTES_AT)
+    frame.write(keyId, HEADER_BYTES, 'latin1')
+    let at = bodyAt
+    for (const part of this.#keys?.seal(bytes, bound(frame.subarray(0, bodyAt), claimId)) ?? [bytes]) {
+      frame.set(part, at)
+      at += part.byteLength
+    }
+    frame.writeUInt32BE(checksum(frame), CHECKSUM_AT)
+    return frame
+  }
+}
+
+function parse(frame: Buffer): Frame {
+  const { byteLength } = frame
+  if (byteLength < HEADER_BYTES || frame.readUInt16BE(0) !== MAGIC) {
+    throw new CorruptPayloadError(`the ${byteLength} stored bytes are no payload frame`)
+  }
+  if (frame.readUInt32BE(CHECKSUM_AT) !== checksum(frame)) {
+    throw new CorruptPayloadError(`the checksum of the payload's ${byteLength} stored bytes does not match`)
+  }
+  const version = frame.readUInt8(VERSION_AT)
+  if (version !== VERSION) {
+    throw new UnsupportedPayloadError(
+      `the payload has frame version ${version}, this release reads ${VERSION}`,
+    )
+  }
+  const bodyAt = HEADER_BYTES + frame.readUInt8(KEY_ID_BYTES_AT)
+  const declaredBytes = bodyAt + frame.readUInt32BE(BODY_BYTES_AT)
+  if (declaredBytes !== byteLength) {
+    throw new CorruptPayloadError(`the payload has ${byteLength} stored bytes instead of ${declaredBytes}`)
+  }
+  return {
+    codec: frame.readUInt8(CODEC_AT),
+    rawBytes: frame.readUInt32BE(RAW_BYTES_AT),
+    keyId: frame.toString('latin1', HEADER_BYTES, bodyAt),
+    header: frame.subarray(0, bodyAt),
+    body: frame.subarray(bodyAt),
   }
 }
 
 function checksum(frame: Buffer): number {
-  return crc32(frame.subarray(CHECKSUM_AT + 4), crc32(frame.subarray(0, CHECKSUM_AT)))
+  return crc32(frame.subarray(RAW_BYTES_AT), crc32(frame.subarray(0, CHECKSUM_AT)))
 }
 
-// Binds the encrypted body to its claim and to what the frame says of it.
-function associated(header: Buffer, claimId: string): Buffer {
-  return Buffer.concat([header, Buffer.from(claimId)])
+// Binds an encrypted body to its claim and to what its frame says of it. The checksum is known only after encrypting.
+function bound(header: Buffer, claimId: string): Buffer {
+  return Buffer.concat([header.subarray(0, CHECKSUM_AT), header.subarray(RAW_BYTES_AT), Buffer.from(claimId)])
 }
