@@ -132,7 +132,9 @@ function codecFor(id: number): Codec | undefined {
   if (id === STORED) return undefined
   if (id === ZSTD.id) return ZSTD
   if (id === DEFLATE.id) return DEFLATE
-  throw new UnsupportedPayloadError(`the payload was stored with codec ${id}, which this release does not know`)
+  throw new UnsupportedPayloadError(
+    `the payload was stored with codec ${id}, which this release does not know`,
+  )
 }
 
 // `compress` never makes anything larger.
