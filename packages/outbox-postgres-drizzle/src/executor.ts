@@ -1,4 +1,4 @@
-import { type SQL, sql } from 'drizzle-orm'
+import { entityKind, type SQL, sql } from 'drizzle-orm'
 import { ConfigurationError, ForeignTransactionError, TransactionMissingError } from 'outbox-core'
 import type { PostgresExecutor, PostgresParameter } from 'outbox-core/sql'
 
@@ -22,7 +22,8 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
 
   /** @throws ConfigurationError */
   constructor(db: DrizzleDatabase<Tx, TxOptions>) {
-    if (typeof db?.execute !== 'function' || typeof db.transaction !== 'function' || 'rollback' in db) {
+    const usable = typeof db?.execute === 'function' && typeof db.transaction === 'function'
+    if (!usable || 'rollback' in db || !speaksPostgres(db)) {
       throw new ConfigurationError('db', db, 'it must be a Drizzle database for Postgres: drizzle(pool)')
     }
     this.#db = db
@@ -43,11 +44,27 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
         'this is the Drizzle database itself; pass the tx that db.transaction gave you',
       )
     }
-    if (typeof tx?.execute === 'function' && typeof tx.rollback === 'function') return
-    throw new ForeignTransactionError(
-      'this is no Drizzle transaction; pass the tx that db.transaction gave you',
-    )
+    if (typeof tx?.execute !== 'function' || typeof tx.rollback !== 'function') {
+      throw new ForeignTransactionError(
+        'this is no Drizzle transaction; pass the tx that db.transaction gave you',
+      )
+    }
+    if (dialectOf(tx) !== dialectOf(this.#db)) {
+      throw new ForeignTransactionError(
+        'this transaction belongs to another Drizzle database than the outbox',
+      )
+    }
   }
+}
+
+// A database shares its dialect object with its transactions, and with nothing else.
+function dialectOf(of: object): object | undefined {
+  return (of as { dialect?: object }).dialect
+}
+
+function speaksPostgres(db: object): boolean {
+  const dialect = dialectOf(db)?.constructor as { [entityKind]?: string } | undefined
+  return dialect?.[entityKind]?.startsWith('Pg') ?? true
 }
 
 // Drizzle has no call for text with $1: every placeholder becomes a parameter of its own.

@@ -11,65 +11,74 @@ import {
   smallint,
   text,
   timestamp,
-  uniqueIndex,
 } from 'drizzle-orm/pg-core'
-import type { PostgresTableOptions } from 'outbox-core/sql'
+import { type PostgresTableOptions, postgresTables } from 'outbox-core/sql'
 
 /** The outbox's tables as Drizzle knows them. */
 export interface OutboxTables {
   readonly events: PgTable
   readonly payloads: PgTable
+  readonly migrations: PgTable
 }
 
 /**
- * The outbox's tables for drizzle-kit: `export const { events, payloads } = outboxTables()` in your schema file makes
- * `drizzle-kit generate` create them, and `outbox.initialize()` is not needed. What Drizzle can't express is speed only:
- * add `ALTER TABLE saga_store ALTER COLUMN data SET STORAGE EXTERNAL` to the migration.
+ * The outbox's tables for drizzle-kit: `export const { events, payloads, migrations } = outboxTables()` in your schema
+ * file makes `drizzle-kit generate` create them. `outbox.initialize()` then only adds what Drizzle can't express, which
+ * is speed: how `data` is stored, and how often the events are vacuumed.
  *
  * @param options the same names as the outbox's
+ * @throws ConfigurationError naming the option and its value
  */
-export function outboxTables({ schema, tables = {} }: PostgresTableOptions = {}): OutboxTables {
-  const { events = 'outbox_events', payloads = 'saga_store' } = tables
+export function outboxTables(options: PostgresTableOptions = {}): OutboxTables {
+  const { names } = postgresTables(options)
+  const { schema } = options
   const table = schema === undefined ? pgTable : (pgSchema(schema).table as unknown as PgTableFn)
   return {
-    events: table(
-      events,
-      {
-        seq: bigint('seq', { mode: 'bigint' })
-          .primaryKey()
-          .generatedAlwaysAsIdentity({ name: `${events}_seq_seq` }),
-        id: identifierText('id').notNull(),
-        type: text('type').notNull(),
-        body: text('body').notNull(),
-        headers: text('headers').notNull(),
-        fingerprint: text('fingerprint'),
-        createdAt: timestamp('created_at', { withTimezone: true }).notNull(),
-        visibleAt: timestamp('visible_at', { withTimezone: true }).notNull(),
-        attempt: integer('attempt').notNull().default(0),
-        uncounted: integer('uncounted').notNull().default(0),
-        state: smallint('state').notNull().default(0),
-        error: text('error'),
-        diedAt: timestamp('died_at', { withTimezone: true }),
-      },
-      (row) => [
-        uniqueIndex(`${events}_id`).on(row.id),
-        index(`${events}_open`).on(row.visibleAt, row.seq).where(sql`state < 2`),
-        index(`${events}_done`).on(row.visibleAt).where(sql`state = 2`),
-        index(`${events}_dead`).on(row.diedAt, row.seq).where(sql`state = 3`),
-      ],
-    ),
+    events: eventsTable(table, names.events),
     payloads: table(
-      payloads,
+      names.payloads,
       {
-        id: identifierText('id').primaryKey(),
+        id: asciiText('id').primaryKey(),
         data: bytea('data').notNull(),
-        expiresAt: timestamp('expires_at', { withTimezone: true }).notNull(),
+        expiresAt: moment('expires_at').notNull(),
       },
-      (row) => [index(`${payloads}_expires`).on(row.expiresAt)],
+      (row) => [index(`${names.payloads}_expires`).on(row.expiresAt)],
     ),
+    migrations: table(names.migrations, {
+      version: integer('version').primaryKey(),
+      appliedAt: moment('applied_at').notNull().defaultNow(),
+    }),
   }
 }
 
+function eventsTable(table: PgTableFn, name: string): PgTable {
+  return table(
+    name,
+    {
+      id: asciiText('id').primaryKey(),
+      seq: bigint('seq', { mode: 'bigint' }).generatedAlwaysAsIdentity({ name: `${name}_seq_seq` }),
+      type: text('type').notNull(),
+      body: text('body').notNull(),
+      headers: text('headers').notNull(),
+      fingerprint: text('fingerprint'),
+      createdAt: moment('created_at').notNull(),
+      visibleAt: moment('visible_at').notNull(),
+      attempt: integer('attempt').notNull().default(0),
+      uncounted: integer('uncounted').notNull().default(0),
+      state: smallint('state').notNull().default(0),
+      error: text('error'),
+      diedAt: moment('died_at'),
+    },
+    (row) => [
+      index(`${name}_open`).on(row.visibleAt, row.seq).where(sql`state < 2`),
+      index(`${name}_done`).on(row.visibleAt).where(sql`state = 2`),
+      index(`${name}_dead`).on(row.diedAt, row.seq).where(sql`state = 3`),
+    ],
+  )
+}
+
+const moment = (name: string) => timestamp(name, { withTimezone: true })
+
 const bytea = customType<{ data: Uint8Array }>({ dataType: () => 'bytea' })
 
-const identifierText = customType<{ data: string }>({ dataType: () => 'text COLLATE "C"' })
+const asciiText = customType<{ data: string }>({ dataType: () => 'text COLLATE "C"' })

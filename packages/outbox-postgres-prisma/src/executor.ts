@@ -31,7 +31,8 @@ export class PrismaExecutor<Tx extends PrismaTransaction>
   /** @throws ConfigurationError */
   constructor(prisma: PrismaClientLike<Tx>) {
     const methods = ['$queryRawUnsafe', '$executeRawUnsafe', '$transaction', '$connect'] as const
-    if (methods.some((method) => typeof prisma?.[method] !== 'function')) {
+    const usable = methods.every((method) => typeof prisma?.[method] === 'function')
+    if (!usable || !speaksPostgres(prisma)) {
       throw new ConfigurationError(
         'prisma',
         prisma,
@@ -66,5 +67,18 @@ export class PrismaExecutor<Tx extends PrismaTransaction>
         'this is the Prisma client itself; pass the tx that $transaction gave you',
       )
     }
+    if (engineOf(tx) !== engineOf(this.#prisma)) {
+      throw new ForeignTransactionError('this transaction belongs to another Prisma client than the outbox')
+    }
   }
+}
+
+// A client shares its engine with its transactions and its extensions, and with nothing else.
+function engineOf(client: object): object | undefined {
+  return (client as { _engine?: object })._engine
+}
+
+function speaksPostgres(client: object): boolean {
+  const { _activeProvider: provider = 'postgresql' } = client as { _activeProvider?: string }
+  return provider === 'postgresql' || provider === 'postgres'
 }

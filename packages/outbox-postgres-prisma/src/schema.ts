@@ -1,17 +1,20 @@
-import type { PostgresTableOptions } from 'outbox-core/sql'
+import { type PostgresTableOptions, postgresMigrations, postgresTables } from 'outbox-core/sql'
 
 /**
- * The outbox's tables as Prisma models, for a `schema.prisma` that should know them (so that `prisma migrate` does not
- * take them for drift). The outbox itself needs no models. Put `postgresMigrations()` into the migration's SQL: Prisma
- * can't express the partial indexes.
+ * The outbox's tables as Prisma models, for a `schema.prisma` that should know them, so that `prisma migrate` does not
+ * take them for drift. The outbox itself needs no models. Put `outboxMigrationSql()` into the migration: Prisma can't
+ * express the partial indexes.
  *
  * @param options the same names as the outbox's
+ * @throws ConfigurationError naming the option and its value
  */
-export function outboxModels({ tables = {} }: Pick<PostgresTableOptions, 'tables'> = {}): string {
-  const { events = 'outbox_events', payloads = 'saga_store', migrations = 'outbox_migrations' } = tables
+export function outboxModels(options: PostgresTableOptions = {}): string {
+  const { names } = postgresTables(options)
+  const map = (table: string): string =>
+    `@@map("${table}")${options.schema === undefined ? '' : `\n  @@schema("${options.schema}")`}`
   return `model OutboxEvent {
-  seq         BigInt    @id @default(autoincrement())
-  id          String    @unique(map: "${events}_id")
+  id          String    @id
+  seq         BigInt    @default(autoincrement())
   type        String
   body        String
   headers     String
@@ -24,7 +27,7 @@ export function outboxModels({ tables = {} }: Pick<PostgresTableOptions, 'tables
   error       String?
   diedAt      DateTime? @map("died_at") @db.Timestamptz(6)
 
-  @@map("${events}")
+  ${map(names.events)}
 }
 
 model SagaStoreEntry {
@@ -32,15 +35,28 @@ model SagaStoreEntry {
   data      Bytes
   expiresAt DateTime @map("expires_at") @db.Timestamptz(6)
 
-  @@index([expiresAt], map: "${payloads}_expires")
-  @@map("${payloads}")
+  @@index([expiresAt], map: "${names.payloads}_expires")
+  ${map(names.payloads)}
 }
 
 model OutboxMigration {
   version   Int      @id
   appliedAt DateTime @default(now()) @map("applied_at") @db.Timestamptz(6)
 
-  @@map("${migrations}")
+  ${map(names.migrations)}
 }
 `
+}
+
+/**
+ * The SQL that creates the outbox's tables, for an empty migration of `prisma migrate dev --create-only`.
+ *
+ * @param options the same names as the outbox's
+ * @throws ConfigurationError naming the option and its value
+ */
+export function outboxMigrationSql(options: PostgresTableOptions = {}): string {
+  return postgresMigrations(options)
+    .flat()
+    .map((statement) => `${statement.replace(/^ {6}/gm, '')};\n`)
+    .join('\n')
 }

@@ -2,52 +2,71 @@ import {
   NotInitializedError,
   OutboxError,
   StorageError,
+  TransactionClosedError,
   TransactionTimeoutError,
   toError,
   UnknownOutcomeError,
 } from '../errors.ts'
 
-// https://www.postgresql.org/docs/current/errcodes-appendix.html: connection, resources, operator intervention,
-// serialization failures and deadlocks, locks, timeouts.
-const TRANSIENT_STATE = /^(08|53|57P|40|55P03|57014|25P03)/
+// Codes are SQLSTATEs (https://www.postgresql.org/docs/current/errcodes-appendix.html), Node's, postgres.js's, Prisma's,
+// and the kinds that Prisma's driver adapters tell where there is no code.
+const MISSING = /^(42P01|42703|3F000)$/
 const SERIALIZATION = /^(40001|40P01|P2034)$/
-const CONNECTION_STATE = /^(08|57P0)/
-const CONNECTION_CODE =
-  /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|CONNECTION_(CLOSED|DESTROYED|ENDED)|CONNECT_TIMEOUT|P1001|P1002|P1008|P1017|P2024)/
-const CONNECTION_TEXT =
-  /connection (terminated|ended|closed)|client has encountered a connection error|not queryable|server closed|timeout exceeded when trying to connect/i
-const CLOSED_BY_USER =
-  /after calling end on the pool|client was closed|engine is not yet connected|PGlite is closed/i
+// Connections, resources, operator intervention, locks, timeouts.
+const TRANSIENT = /^(08...|53...|57P..|40...|55P03|57014|25P03)$/
+const UNREACHABLE =
+  /^(ECONNREFUSED|ENOTFOUND|EAI_AGAIN|CONNECT_TIMEOUT|P1001|P1002|P2024|57P03|53300|DatabaseNotReachable|TooManyConnections)$/
+const DISCONNECTED =
+  /^(08...|57P0.|ECONN\w+|EPIPE|ETIMEDOUT|CONNECTION_(CLOSED|DESTROYED|ENDED)|P1008|P1017|ConnectionClosed|SocketTimeout)$/
+const UNREACHABLE_TEXT =
+  /when trying to connect|due to connection timeout|not queryable|connection error and is not/i
+const DISCONNECTED_TEXT = /connection (terminated|ended|closed)|server closed/i
+// A client that its user has closed does not come back.
+const CLOSED_TEXT = /after calling end on the pool|client was closed|PGlite is closed/i
+const ENDED_TEXT = /transaction (is|already) closed|on a (committed|rolled back) transaction/i
 
-/** What the client threw, as an error of this library. The statement's parameters are never part of it. */
+/** What the client threw, as an error of this library. Neither statement nor parameters are ever part of it. */
 export function postgresError(thrown: unknown): OutboxError {
   if (thrown instanceof OutboxError) return thrown
-  const chain = causes(thrown)
-  const codes = chain.flatMap(codesOf)
-  const cause = driverError(chain)
-  if (codes.includes('42P01') || codes.includes('3F000')) {
+  const failure = read(thrown)
+  const { cause } = failure
+  if (failure.is(MISSING)) {
     return new NotInitializedError(
-      `Postgres says "${cause.message}"; call outbox.initialize() once at start, or apply postgresMigrations()`,
+      `Postgres says "${cause.message}"; call outbox.initialize() once at start, or run the migration that postgresMigrations() returns`,
       { cause },
     )
   }
-  if (codes.includes('P2028')) {
+  if (failure.says(ENDED_TEXT)) return new TransactionClosedError()
+  if (failure.is(/^P2028$/)) {
     return new TransactionTimeoutError(
-      "Prisma's interactive transaction timed out; pass a longer timeout or maxWait to outbox.transaction",
+      `${cause.message}; pass a longer timeout or maxWait to outbox.transaction, or do less in it`,
       { cause },
     )
   }
-  const [code = 'no code'] = codes
+  const transient =
+    !failure.says(CLOSED_TEXT) &&
+    (failure.is(TRANSIENT, SERIALIZATION, UNREACHABLE, DISCONNECTED) ||
+      failure.says(UNREACHABLE_TEXT, DISCONNECTED_TEXT))
+  const code = failure.codes[0] ?? cause.name
   return new StorageError(`Postgres failed (${code}: ${cause.message}); nothing was written`, {
     cause,
-    transient: isTransient(chain, codes),
+    transient,
   })
 }
 
-/** The same for what was written without an answer: when the connection is gone, nobody knows. */
+/** The same for a write on its own that got no answer: with the connection gone, nobody knows. */
 export function postgresWriteError(thrown: unknown): OutboxError {
-  if (thrown instanceof OutboxError || !lostConnection(thrown)) return postgresError(thrown)
-  const cause = driverError(causes(thrown))
+  return read(thrown).is(UNREACHABLE) || read(thrown).says(UNREACHABLE_TEXT)
+    ? postgresError(thrown)
+    : postgresCommitError(thrown)
+}
+
+/** The same for a COMMIT. Some clients try to roll back after it failed and throw what came of that. */
+export function postgresCommitError(thrown: unknown): OutboxError {
+  const failure = read(thrown)
+  const lost = failure.is(UNREACHABLE, DISCONNECTED) || failure.says(UNREACHABLE_TEXT, DISCONNECTED_TEXT)
+  if (thrown instanceof OutboxError || !lost) return postgresError(thrown)
+  const { cause } = failure
   return new UnknownOutcomeError(
     `the connection to Postgres was lost during a write (${cause.message}); it may or may not have happened`,
     { cause },
@@ -56,60 +75,67 @@ export function postgresWriteError(thrown: unknown): OutboxError {
 
 /** Whether the whole transaction may be run again: another one was in its way. */
 export function isSerializationFailure(thrown: unknown): boolean {
-  return causes(thrown)
-    .flatMap(codesOf)
-    .some((code) => SERIALIZATION.test(code))
+  return read(thrown).is(SERIALIZATION)
 }
 
-function lostConnection(thrown: unknown): boolean {
-  const chain = causes(thrown)
-  const codes = chain.flatMap(codesOf)
-  // A refused connection has written nothing.
-  if (codes.some((code) => /^(ECONNREFUSED|ENOTFOUND|P1001|P2024|57P03)$/.test(code))) return false
-  return (
-    codes.some((code) => CONNECTION_STATE.test(code) || CONNECTION_CODE.test(code)) ||
-    chain.some(({ message }) => CONNECTION_TEXT.test(message))
-  )
+/** An error and what caused it, as far as it can be told what went wrong. */
+interface Failure {
+  readonly codes: readonly string[]
+  /** What the driver said, freed of what may hold a payload: parameters, rows, statements. */
+  readonly cause: Error
+  is(...patterns: readonly RegExp[]): boolean
+  says(...patterns: readonly RegExp[]): boolean
 }
 
-function isTransient(chain: readonly Error[], codes: readonly string[]): boolean {
-  if (chain.some(({ message }) => CLOSED_BY_USER.test(message))) return false
-  if (
-    codes.some((code) => TRANSIENT_STATE.test(code) || CONNECTION_CODE.test(code) || SERIALIZATION.test(code))
-  ) {
-    return true
-  }
-  return chain.some(({ message }) => CONNECTION_TEXT.test(message))
-}
-
-/** An error and what caused it, outermost first. */
-function causes(thrown: unknown): Error[] {
+function read(thrown: unknown): Failure {
   const chain: Error[] = []
   for (let error = toError(thrown); chain.length < 10; ) {
     chain.push(error)
     if (!(error.cause instanceof Error)) break
     error = error.cause
   }
-  return chain
+  const codes = chain.flatMap(codesOf)
+  const cause = freed(chain.at(-1) as Error, codes)
+  return {
+    codes,
+    cause,
+    is: (...patterns) => codes.some((code) => patterns.some((pattern) => pattern.test(code))),
+    says: (...patterns) => patterns.some((pattern) => pattern.test(cause.message)),
+  }
 }
 
-interface Coded {
+/** What Prisma's errors carry beside their code. */
+interface Described {
   readonly code?: unknown
   readonly meta?: {
-    readonly code?: unknown
-    readonly driverAdapterError?: { readonly cause?: { readonly originalCode?: unknown } }
+    readonly driverAdapterError?: {
+      readonly cause?: {
+        readonly originalCode?: unknown
+        readonly originalMessage?: unknown
+        readonly kind?: unknown
+      }
+    }
   }
 }
 
 function codesOf(error: Error): string[] {
-  const { code, meta } = error as Coded
-  const found = [meta?.driverAdapterError?.cause?.originalCode, meta?.code, code]
-  return found.filter((candidate): candidate is string => typeof candidate === 'string')
+  const { code, meta } = error as Described
+  const cause = meta?.driverAdapterError?.cause
+  return [cause?.originalCode, cause?.kind, code].filter((found) => typeof found === 'string')
 }
 
-// Drizzle's own error quotes statement and parameters, which are payloads: only what the driver said is kept.
-function driverError(chain: readonly Error[]): Error {
-  const innermost = chain.at(-1) as Error
-  if (innermost.name !== 'DrizzleQueryError' && !('params' in innermost)) return innermost
-  return new Error('the query failed')
+function freed(error: Error, codes: readonly string[]): Error {
+  const original = (error as Described).meta?.driverAdapterError?.cause?.originalMessage
+  const said = typeof original === 'string' ? original : lastLine(error.message)
+  // Drizzle's own message quotes the parameters, and complaints about data may quote the data.
+  const quotes = 'params' in error || codes.some((code) => /^2[23]...$/.test(code))
+  const clean: Error & { code?: string } = new Error(quotes ? 'the statement was refused' : said)
+  clean.name = error.name
+  if (codes[0] !== undefined) clean.code = codes[0]
+  return clean
+}
+
+// Prisma's messages begin with the place in the user's code.
+function lastLine(message: string): string {
+  return message.trim().split('\n').at(-1)?.trim() ?? ''
 }

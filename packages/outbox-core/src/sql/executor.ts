@@ -11,11 +11,13 @@ export interface PostgresExecutor<Tx, TxOptions> {
   assertTransaction(tx: Tx): void
 }
 
-/** A connection of the user's own that listens: a connected node-postgres `Client`, or a postgres.js `Sql`. */
+/** A connection of the user's own that listens: a connected node-postgres `Client`, a postgres.js `Sql`, or PGlite. */
 export type PostgresListener =
   | {
       query(text: string): Promise<unknown>
       on(event: 'notification', listener: (message: { channel: string }) => void): unknown
       removeListener(event: 'notification', listener: (message: { channel: string }) => void): unknown
     }
-  | { listen(channel: string, listener: () => void): Promise<{ unlisten(): Promise<void> }> }
+  | { listen(channel: string, listener: () => void): Promise<Unlisten | { unlisten(): Promise<void> }> }
+
+type Unlisten = () => Promise<void>

@@ -1,3 +1,8 @@
 export type { PostgresExecutor, PostgresListener, PostgresParameter } from './executor.ts'
-export { type PostgresTableOptions, postgresMigrations } from './schema.ts'
+export {
+  type PostgresTableOptions,
+  type PostgresTables,
+  postgresMigrations,
+  postgresTables,
+} from './schema.ts'
 export { PostgresStorage, type PostgresStorageOptions } from './storage.ts'

@@ -7,8 +7,9 @@ export async function listenOn(
   wake: () => void,
 ): Promise<() => Promise<void>> {
   if ('listen' in listener) {
-    const { unlisten } = await listener.listen(channel, wake)
-    return unlisten
+    const listening = await listener.listen(channel, wake)
+    const unlisten = typeof listening === 'function' ? listening : listening.unlisten
+    return async () => unlisten()
   }
   const onNotification = (message: { channel: string }): void => {
     if (message.channel === channel) wake()

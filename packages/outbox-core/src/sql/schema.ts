@@ -19,39 +19,42 @@ export interface PostgresTables {
   readonly events: string
   readonly payloads: string
   readonly migrations: string
-  /** Prefix for indexes, which take no schema. */
-  readonly eventsName: string
-  readonly payloadsName: string
+  /** Without the schema: for indexes, and for whoever quotes by himself. */
+  readonly names: { readonly events: string; readonly payloads: string; readonly migrations: string }
   /** Channel for NOTIFY. */
   readonly channel: string
 }
 
 /** @throws ConfigurationError naming the option and its value */
 export function postgresTables({ schema, tables = {} }: PostgresTableOptions = {}): PostgresTables {
-  const eventsName = identifier('tables.events', tables.events ?? 'outbox_events')
-  const payloadsName = identifier('tables.payloads', tables.payloads ?? 'saga_store')
-  const migrations = identifier('tables.migrations', tables.migrations ?? 'outbox_migrations')
+  const names = {
+    events: identifier('tables.events', tables.events ?? 'outbox_events'),
+    payloads: identifier('tables.payloads', tables.payloads ?? 'saga_store'),
+    migrations: identifier('tables.migrations', tables.migrations ?? 'outbox_migrations'),
+  }
   const prefix = schema === undefined ? '' : `"${identifier('schema', schema)}".`
   return {
-    events: `${prefix}"${eventsName}"`,
-    payloads: `${prefix}"${payloadsName}"`,
-    migrations: `${prefix}"${migrations}"`,
-    eventsName,
-    payloadsName,
-    // Channel names are cut at 63 bytes; these two are at most 48 each.
-    channel: `${(schema ?? '').slice(0, 14)}.${eventsName}`,
+    events: `${prefix}"${names.events}"`,
+    payloads: `${prefix}"${names.payloads}"`,
+    migrations: `${prefix}"${names.migrations}"`,
+    names,
+    // Channel names are cut at 63 bytes. Two that coincide cost an idle look at the table.
+    channel: `${(schema ?? '').slice(0, 14)}.${names.events}`,
   }
 }
 
 /**
  * The statements that create everything, one list for each numbered migration. Never change one that was released:
- * append another. For users who migrate with a tool of their own, `outbox.initialize()` is then not needed.
+ * append another. For users who migrate with a tool of their own; `outbox.initialize()` is then not needed, and
+ * changes nothing when called all the same.
+ *
+ * @throws ConfigurationError naming the option and its value
  */
 export function postgresMigrations(options: PostgresTableOptions = {}): readonly (readonly string[])[] {
-  const { events, payloads, eventsName, payloadsName } = postgresTables(options)
+  const { events, payloads, names } = postgresTables(options)
   return [
     [
-      `CREATE TABLE ${events} (
+      `CREATE TABLE IF NOT EXISTS ${events} (
         id text COLLATE "C" PRIMARY KEY,
         seq bigint GENERATED ALWAYS AS IDENTITY,
         type text NOT NULL,
@@ -66,43 +69,60 @@ export function postgresMigrations(options: PostgresTableOptions = {}): readonly
         error text,
         died_at timestamptz
       )`,
-      // Most rows live for milliseconds: vacuum by the number of dead ones, whatever the size of the table.
+      // Most rows live for milliseconds: vacuum by the number of dead ones, whatever the size of the table. Every
+      // update moves visible_at, which is indexed: a fillfactor would leave room for nothing.
       `ALTER TABLE ${events} SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)`,
-      `CREATE INDEX "${eventsName}_open" ON ${events} (visible_at, seq) WHERE state < 2`,
-      `CREATE INDEX "${eventsName}_done" ON ${events} (visible_at) WHERE state = 2`,
-      `CREATE INDEX "${eventsName}_dead" ON ${events} (died_at, seq) WHERE state = 3`,
-      `CREATE TABLE ${payloads} (
+      `CREATE INDEX IF NOT EXISTS "${names.events}_open" ON ${events} (visible_at, seq) WHERE state < 2`,
+      `CREATE INDEX IF NOT EXISTS "${names.events}_done" ON ${events} (visible_at) WHERE state = 2`,
+      `CREATE INDEX IF NOT EXISTS "${names.events}_dead" ON ${events} (died_at, seq) WHERE state = 3`,
+      `CREATE TABLE IF NOT EXISTS ${payloads} (
         id text COLLATE "C" PRIMARY KEY,
         data bytea NOT NULL,
         expires_at timestamptz NOT NULL
       )`,
       // The bytes are compressed already.
       `ALTER TABLE ${payloads} ALTER COLUMN data SET STORAGE EXTERNAL`,
-      `CREATE INDEX "${payloadsName}_expires" ON ${payloads} (expires_at)`,
+      `CREATE INDEX IF NOT EXISTS "${names.payloads}_expires" ON ${payloads} (expires_at)`,
     ],
   ]
 }
 
-/** Brings the tables up to date, in one transaction that other processes wait for. */
+/**
+ * Brings the tables up to date, in one transaction that other processes wait for. Where nothing is to be done it only
+ * looks, so that a user without the right to create tables may call it too.
+ */
 export async function migratePostgres<Tx, TxOptions>(
   executor: PostgresExecutor<Tx, TxOptions>,
   options: PostgresTableOptions,
 ): Promise<void> {
   const { migrations } = postgresTables(options)
+  const wanted = postgresMigrations(options)
+  const [found] = await executor.query('SELECT to_regclass($1::text) IS NOT NULL AS there', [migrations])
+  if ((found as { there: boolean }).there && (await applied(executor, migrations)) >= wanted.length) return
   await executor.transaction(async (tx) => {
     const run = (text: string, ...parameters: (string | number)[]) => executor.query(text, parameters, tx)
     await run('SELECT 1 AS locked FROM pg_advisory_xact_lock(hashtext($1::text))', migrations)
     await run(
-      `CREATE TABLE IF NOT EXISTS ${migrations} (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())`,
+      `CREATE TABLE IF NOT EXISTS ${migrations} (
+        version integer PRIMARY KEY,
+        applied_at timestamptz NOT NULL DEFAULT now()
+      )`,
     )
-    const [row] = (await run(`SELECT coalesce(max(version), 0)::int AS done FROM ${migrations}`)) as {
-      done: number
-    }[]
-    const done = row?.done ?? 0
-    for (const [index, statements] of postgresMigrations(options).entries()) {
+    const done = await applied(executor, migrations, tx)
+    for (const [index, statements] of wanted.entries()) {
       if (index < done) continue
       for (const statement of statements) await run(statement)
       await run(`INSERT INTO ${migrations} (version) VALUES ($1::int)`, index + 1)
     }
   })
+}
+
+async function applied<Tx, TxOptions>(
+  executor: PostgresExecutor<Tx, TxOptions>,
+  migrations: string,
+  tx?: Tx,
+): Promise<number> {
+  const text = `SELECT coalesce(max(version), 0)::int AS done FROM ${migrations}`
+  const [row] = await executor.query(text, [], tx)
+  return (row as { done: number }).done
 }

@@ -12,7 +12,7 @@ import type {
   StorageLimits,
   StorageStats,
 } from '../storage.ts'
-import { isSerializationFailure, postgresError, postgresWriteError } from './errors.ts'
+import { isSerializationFailure, postgresCommitError, postgresError, postgresWriteError } from './errors.ts'
 import type { PostgresExecutor, PostgresListener } from './executor.ts'
 import { listenOn } from './listen.ts'
 import { migratePostgres, type PostgresTableOptions, type PostgresTables, postgresTables } from './schema.ts'
@@ -76,15 +76,11 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     this.#options = options
     this.#tables = postgresTables(options)
     const { listener } = options
-    if (listener) this.listen = (wake) => listenOn(listener, this.#tables.channel, wake)
+    if (listener) this.listen = (wake) => listenOn(listener, this.#tables.channel, wake).catch(rethrow)
   }
 
   async initialize(): Promise<void> {
-    try {
-      await migratePostgres(this.#executor, this.#options)
-    } catch (error) {
-      throw postgresError(error)
-    }
+    await migratePostgres(this.#executor, this.#options).catch(rethrow)
   }
 
   async transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R> {
@@ -113,7 +109,7 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
           continue
         }
         if (failure) throw cause
-        throw (phase as string) === 'committing' ? postgresWriteError(error) : postgresError(error)
+        throw (phase as string) === 'committing' ? postgresCommitError(error) : postgresError(error)
       }
     }
   }
@@ -243,6 +239,10 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
       throw failure
     }
   }
+}
+
+function rethrow(error: unknown): never {
+  throw postgresError(error)
 }
 
 function isPlainAppend({ settle, append, put, remove }: Outcome): boolean {
