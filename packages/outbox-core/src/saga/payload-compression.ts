@@ -98,7 +98,7 @@ function smaller({ id }: Codec, bytes: Uint8Array, raw: Uint8Array): Compressed 
 }
 
 /**
- * Exactly `rawBytes` bytes in memory of their own, or an error; never allocates for more. A promise from 64 KiB on.
+ * Exactly `rawBytes` bytes, copied or decompressed, or an error; never allocates for more. A promise from 64 KiB on.
  *
  * @throws CorruptPayloadError, UnsupportedPayloadError
  */
@@ -110,7 +110,7 @@ export function decompress(
   const codec = codecFor(codecId)
   assertPlausible(codec, bytes.byteLength, rawBytes)
   if (rawBytes >= ASYNC_FROM_BYTES) return decompressAsync(codec, bytes, rawBytes)
-  if (!codec) return Uint8Array.from(bytes)
+  if (!codec) return Buffer.from(bytes)
   return exact(
     rescued(() => codec.inflate(bytes, limits(rawBytes))),
     bytes,
@@ -123,7 +123,7 @@ async function decompressAsync(
   bytes: Uint8Array,
   rawBytes: number,
 ): Promise<Uint8Array> {
-  if (!codec) return Uint8Array.from(bytes)
+  if (!codec) return Buffer.from(bytes)
   const inflated = await codec.inflateAsync(bytes, limits(rawBytes)).catch(fail)
   return exact(inflated, bytes, rawBytes)
 }

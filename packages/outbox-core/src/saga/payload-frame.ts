@@ -98,7 +98,8 @@ export class PayloadCodec {
 
   /**
    * The payload in a frame that was made for this claim. Returns it at once below 64 KiB, else a promise. Never more
-   * than `maxBytes`, never other bytes than were framed, and never the memory of `frame`.
+   * than `maxBytes`, never other bytes than were framed. It shares no bytes with `frame`, but may be a view on a larger
+   * buffer, as Node's own Buffers are: go by `byteOffset` and `byteLength`.
    *
    * @throws CorruptPayloadError, UnsupportedPayloadError, PayloadAuthenticationError, UnknownKeyError: at once where
    *   the frame itself shows it, by rejection where only decompressing does
