@@ -111,8 +111,8 @@ export class Delivery implements OutboxEvent {
   }
 
   /** Waits for emits that the handler did not await, and takes no more. Fails when one of them failed. */
-  async close(): Promise<void> {
-    while (this.#emitting.length > 0) await Promise.all(this.#emitting.splice(0))
+  close(): void | Promise<void> {
+    if (this.#emitting.length > 0) return Promise.all(this.#emitting.splice(0)).then(() => this.close())
     this.#closed = true
   }
 

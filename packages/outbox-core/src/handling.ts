@@ -59,7 +59,8 @@ export class Handling {
       this.#refuseExhausted(delivery, registration)
       const running = this.#run(delivery, registration)
       if (running) await this.#limited(delivery, registration, running)
-      await delivery.close()
+      const emitting = delivery.close()
+      if (emitting) await emitting
       return completed(delivery)
     } catch (thrown) {
       return this.#failed(delivery, registration, toError(thrown))

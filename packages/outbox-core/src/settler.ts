@@ -42,7 +42,7 @@ export class Settler {
 
   add(finished: Finished): void {
     this.#pending.push(finished)
-    this.#flushing ??= new Promise<void>((resolve) => setImmediate(resolve)).then(() => this.#flush())
+    this.#flushing ??= this.#flush()
   }
 
   /** Resolves when everything added so far is written, or given up after `abandon`. */
@@ -56,7 +56,11 @@ export class Settler {
   }
 
   async #flush(): Promise<void> {
-    while (this.#pending.length > 0) await this.#write(this.#pending.splice(0, this.#batchSize))
+    while (this.#pending.length > 0) {
+      // What finishes in this turn of the event loop shall be part of the batch.
+      await new Promise<void>((resolve) => setImmediate(resolve))
+      await this.#write(this.#pending.splice(0, this.#batchSize))
+    }
     this.#flushing = undefined
   }
 

@@ -21,6 +21,7 @@ const LIMIT_BYTES = 256 * 1024 * 1024
 
 const APPLIED: OutcomeResult = { status: 'applied' }
 const LOST: OutcomeResult = { status: 'lost' }
+const NONE: ReadonlySet<string> = new Set()
 
 export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
@@ -135,19 +136,26 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   }
 
   #settle(outcomes: readonly Outcome[]): OutcomeResult[] {
-    const settlements = outcomes.flatMap(({ settle }) => settle ?? [])
-    const removals = settlements.flatMap((settle) => [removal(settle) ?? []].filter((row) => row.length > 0))
-    const changes = settlements.flatMap((settle) => [change(settle) ?? []].filter((row) => row.length > 0))
-    const settled = new Set([
-      ...(removals.length > 0 ? this.#ids('remove', JSON.stringify(removals)) : []),
-      ...(changes.length > 0 ? this.#ids('change', JSON.stringify(changes)) : []),
-    ])
-    return outcomes.map(({ settle }) => (!settle || settled.has(settle.id) ? APPLIED : LOST))
+    const removals: unknown[] = []
+    const changes: unknown[] = []
+    for (const { settle } of outcomes) {
+      const removed = settle && removal(settle)
+      const changed = settle && change(settle)
+      if (removed) removals.push(removed)
+      if (changed) changes.push(changed)
+    }
+    const removed = removals.length > 0 ? this.#ids('remove', JSON.stringify(removals)) : NONE
+    const changed = changes.length > 0 ? this.#ids('change', JSON.stringify(changes)) : NONE
+    return outcomes.map(({ settle }) =>
+      !settle || removed.has(settle.id) || changed.has(settle.id) ? APPLIED : LOST,
+    )
   }
 
   /** Appends what survived settling; an event whose id is taken turns its outcome into a duplicate. */
   #append(outcomes: readonly Outcome[], results: OutcomeResult[]): void {
-    const events = outcomes.flatMap(({ append }, index) => (results[index] === APPLIED ? append : []))
+    const events: NewEvent[] = []
+    for (const [index, { append }] of outcomes.entries())
+      if (results[index] === APPLIED) events.push(...append)
     const inserted = this.#insert(events)
     if (inserted === 'all') return
     for (const [index, { append }] of outcomes.entries()) {
@@ -175,14 +183,16 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
 }
 
 function takesOneStatement(outcomes: readonly Outcome[]): boolean {
-  const settles = outcomes.flatMap(({ settle }) => settle ?? [])
-  const rest = outcomes.reduce(
-    (sum, { append, put, remove }) => sum + append.length + put.length + remove.length,
-    0,
-  )
-  if (settles.length === 0)
-    return rest <= 1 || outcomes.every(({ put, remove }) => put.length + remove.length === 0)
-  return rest === 0 && (settles.every(removal) || !settles.some(removal))
+  let kinds = 0
+  let appended = 0
+  let payloads = 0
+  for (const { settle, append, put, remove } of outcomes) {
+    if (settle) kinds |= removal(settle) ? 1 : 2
+    appended += append.length
+    payloads += put.length + remove.length
+  }
+  if (kinds === 0) return payloads === 0 || (appended === 0 && payloads === 1)
+  return kinds !== 3 && appended + payloads === 0
 }
 
 function leasedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): LeasedEvent {
