@@ -19,6 +19,11 @@ export interface RedisIoredisOutboxOptions extends OutboxOptions {
    * once instead of at the next poll. It stays yours to close.
    */
   readonly listener?: RedisListener
+  /**
+   * Tells the listeners of other processes after a commit, at most every few milliseconds: one PUBLISH.
+   * @default whether there is a `listener`
+   */
+  readonly notify?: boolean
 }
 
 /**
@@ -41,6 +46,7 @@ export class RedisIoredisOutbox<Tx extends RedisTransaction = RedisTransaction> 
       prefix,
       allowEviction: options.allowEviction ?? false,
       listener: options.listener,
+      notify: options.notify ?? options.listener !== undefined,
     })
     super(storage, options)
     this.#storage = storage

@@ -28,6 +28,7 @@ export interface RedisStorageOptions {
   readonly prefix: string
   readonly allowEviction: boolean
   readonly listener: RedisListener | undefined
+  readonly notify: boolean
 }
 
 // Redis takes 512 MB; beyond this the memory for copies is the sooner end.
@@ -43,13 +44,15 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   readonly #allowEviction: boolean
   readonly #transactions: RedisTransactions<Tx>
   readonly listen?: (wake: () => void) => Promise<() => Promise<void>>
+  readonly announce?: () => Promise<void>
 
-  constructor(redis: RedisClient<Tx>, { prefix, allowEviction, listener }: RedisStorageOptions) {
+  constructor(redis: RedisClient<Tx>, { prefix, allowEviction, listener, notify }: RedisStorageOptions) {
     this.#redis = redis
     this.#keys = keysOf(prefix)
     this.#allowEviction = allowEviction
     this.#transactions = new RedisTransactions(redis)
     if (listener) this.listen = (wake) => this.#subscribe(listener, wake)
+    if (notify) this.announce = async () => void (await redis.publish(this.#keys.channel, ''))
   }
 
   async initialize(): Promise<void> {
@@ -148,10 +151,6 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
     const keys = [this.#keys.due, this.#keys.leased, this.#keys.dead]
     const [due, leased, dead, oldest] = (await this.#run(STATS, keys, [])) as [number, number, number, string]
     return { due, leased, dead, oldestDueMs: oldest === '' ? null : Number(oldest) }
-  }
-
-  async announce(): Promise<void> {
-    await this.#redis.publish(this.#keys.channel, '')
   }
 
   async close(): Promise<void> {}

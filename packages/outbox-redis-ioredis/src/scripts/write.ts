@@ -16,6 +16,11 @@ import { type Script, script } from './script.ts'
 export const WRITE: Script = script(`
 local due, leased, done, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local prefix, position = ARGV[1], 2
+-- An error later on would leave behind what was written before it.
+for _, key in ipairs(KEYS) do
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= 'zset' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' holds a ' .. kind) end
+end
 local function take()
   position = position + 1
   return ARGV[position - 1]
