@@ -20,14 +20,13 @@ export interface Forgery {
 /** A frame as someone would write it who knows the format (and the keys), but not the rules. */
 export function forge({ codec, rawBytes, body, version = 1, encryption, claimId = '' }: Forgery): Buffer {
   const keyId = encryption?.current ?? ''
-  const header = Buffer.alloc(17 + keyId.length)
+  const header = Buffer.alloc(13 + keyId.length)
   header.write('OS')
   header.writeUInt8(version, 2)
   header.writeUInt8(codec, 3)
   header.writeUInt32BE(rawBytes, 8)
-  header.writeUInt32BE(body.byteLength + (encryption ? 28 : 0), 12)
-  header.writeUInt8(keyId.length, 16)
-  header.write(keyId, 17)
+  header.writeUInt8(keyId.length, 12)
+  header.write(keyId, 13)
   if (!encryption) return resealed(Buffer.concat([header, body]))
   const bound = Buffer.concat([header.subarray(0, 4), header.subarray(8), Buffer.from(claimId)])
   return resealed(Buffer.concat([header, ...new KeyRing(encryption).seal(body, bound)]))
@@ -38,14 +37,6 @@ export function resealed(frame: Uint8Array): Buffer {
   const copy = Buffer.from(frame)
   copy.writeUInt32BE(crc32(copy.subarray(8), crc32(copy.subarray(0, 4))), 4)
   return copy
-}
-
-/** A copy that is longer or shorter, and says so. */
-export function resized(frame: Uint8Array, change: Uint8Array | number): Buffer {
-  const changed =
-    typeof change === 'number' ? Buffer.from(frame.subarray(0, change)) : Buffer.concat([frame, change])
-  changed.writeUInt32BE(changed.readUInt32BE(12) + changed.byteLength - frame.byteLength, 12)
-  return resealed(changed)
 }
 
 /** A copy for every bit, with that bit flipped. */

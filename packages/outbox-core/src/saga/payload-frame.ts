@@ -28,14 +28,13 @@ export interface PayloadCodecOptions {
  *   3  1  codec of the payload: 0 stored, 1 zstd, 2 deflate
  *   4  4  CRC-32 of everything else in the frame
  *   8  4  length of the payload before compression
- *  12  4  length of the body
- *  16  1  length of the key id; 0 when not encrypted
- *  17  n  key id, ASCII
+ *  12  1  length of the key id; 0 when not encrypted
+ *  13  n  key id, ASCII
  *         body: the payload, compressed; when encrypted, IV (12) and authentication tag (16) before it
  *
- * CRC-32 detects every damage that spans up to 32 bits, for certain, and costs a quarter of a SHA-256. The length of
- * the body tells every truncation. What could get past both would still have to decompress to exactly the length
- * declared, and against someone who writes frames on purpose only encryption helps.
+ * CRC-32 detects every damage that spans up to 32 bits, for certain, and costs a quarter of a SHA-256. What gets past it
+ * would still have to decompress to exactly the declared length and end exactly where the frame does; so every
+ * truncation and extension shows without it, too. Against someone who writes frames on purpose only encryption helps.
  */
 const MAGIC = 0x4f53
 const VERSION = 1
@@ -43,9 +42,8 @@ const VERSION_AT = 2
 const CODEC_AT = 3
 const CHECKSUM_AT = 4
 const RAW_BYTES_AT = 8
-const BODY_BYTES_AT = 12
-const KEY_ID_BYTES_AT = 16
-const HEADER_BYTES = 17
+const KEY_ID_BYTES_AT = 12
+const HEADER_BYTES = 13
 
 // What Node's ciphers take at once.
 const MOST_BYTES = 2 ** 31 - 1
@@ -134,7 +132,6 @@ export class PayloadCodec {
     frame.writeUInt8(VERSION, VERSION_AT)
     frame.writeUInt8(codec, CODEC_AT)
     frame.writeUInt32BE(rawBytes, RAW_BYTES_AT)
-    frame.writeUInt32BE(bodyBytes, BODY_BYTES_AT)
     frame.writeUInt8(keyId.length, KEY_ID_BYTES_AT)
     frame.write(keyId, HEADER_BYTES, 'latin1')
     let at = bodyAt
@@ -162,10 +159,7 @@ function parse(frame: Buffer): Frame {
     )
   }
   const bodyAt = HEADER_BYTES + frame.readUInt8(KEY_ID_BYTES_AT)
-  const declaredBytes = bodyAt + frame.readUInt32BE(BODY_BYTES_AT)
-  if (declaredBytes !== byteLength) {
-    throw new CorruptPayloadError(`the payload has ${byteLength} stored bytes instead of ${declaredBytes}`)
-  }
+  if (bodyAt > byteLength) throw new CorruptPayloadError('the payload frame ends within its key id')
   return {
     codec: frame.readUInt8(CODEC_AT),
     rawBytes: frame.readUInt32BE(RAW_BYTES_AT),
