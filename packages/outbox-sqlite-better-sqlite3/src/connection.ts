@@ -2,12 +2,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Mutex, type MutexInterface, withTimeout } from 'async-mutex'
 import {
   ForeignTransactionError,
-  StorageError,
   TransactionClosedError,
   TransactionMissingError,
   TransactionTimeoutError,
 } from 'outbox-core'
 import { isBusy, storageError } from './errors.ts'
+import { type Handle, handlesOf, rolledBack } from './handle.ts'
 
 /** The part of better-sqlite3's Database that is used. */
 export interface SqliteDatabase {
@@ -23,6 +23,7 @@ export interface SqliteStatement {
   run(...parameters: unknown[]): { changes: number }
   get(...parameters: unknown[]): unknown
   all(...parameters: unknown[]): unknown[]
+  safeIntegers(on: boolean): SqliteStatement
 }
 
 /** Who holds a connection, for all outboxes on it. */
@@ -30,8 +31,10 @@ interface Turn {
   readonly mutex: Mutex
   /** What holds it, for whoever waits in vain. */
   holder?: { readonly what: string; readonly since: Date }
-  /** The handle of the open transaction. */
-  handle?: SqliteDatabase
+  /** The handle of the transaction that an outbox has begun. */
+  begun?: Handle
+  /** Handles of the transaction that the user has begun. */
+  readonly enlisted: Set<Handle>
   /** What every handle on this connection inherits. */
   readonly handles: SqliteDatabase
 }
@@ -55,31 +58,38 @@ export class Connection {
   constructor(db: SqliteDatabase, lockTimeoutMs: number) {
     this.db = db
     this.#lockTimeoutMs = lockTimeoutMs
-    this.#turn = turns.get(db) ?? { mutex: new Mutex(), handles: handlesOf(db) }
+    this.#turn = turns.get(db) ?? { mutex: new Mutex(), enlisted: new Set(), handles: handlesOf(db) }
     turns.set(db, this.#turn)
     this.#mutex = withTimeout(this.#turn.mutex, lockTimeoutMs)
-    this.#begin = db.prepare('BEGIN IMMEDIATE')
-    this.#commit = db.prepare('COMMIT')
+    this.#begin = this.prepare('BEGIN IMMEDIATE')
+    this.#commit = this.prepare('COMMIT')
+  }
+
+  /** Integers come as numbers whatever the user has set for the connection. */
+  prepare(sql: string): SqliteStatement {
+    try {
+      return this.db.prepare(sql).safeIntegers(false)
+    } catch (error) {
+      throw storageError(error)
+    }
   }
 
   /** Runs `work` between BEGIN IMMEDIATE and COMMIT. */
   transaction<R>(work: (tx: SqliteDatabase) => Promise<R>): Promise<R> {
     return this.#alone('outbox.transaction', async () => {
-      await this.#lockFree(() => this.#begin.run())
+      const handle = this.#newHandle()
+      await this.#patiently(() => {
+        this.#beginAs(handle)
+      })
       try {
-        const result = await this.#handOut(work)
-        if (!this.db.inTransaction) {
-          throw new StorageError(
-            'SQLite rolled the transaction back after an error inside it; nothing was written',
-            {
-              transient: false,
-            },
-          )
-        }
-        await this.#lockFree(() => this.#commit.run())
+        const result = await work(handle)
+        if (!this.db.inTransaction) throw rolledBack(handle)
+        await this.#unlocked(() => this.#commit.run())
         return result
       } finally {
-        if (this.db.inTransaction) this.db.exec('ROLLBACK')
+        handle.ended = true
+        delete this.#turn.begun
+        this.#rollBack()
       }
     })
   }
@@ -93,66 +103,85 @@ export class Connection {
         this.#commit.run()
         return result
       } finally {
-        if (this.db.inTransaction) this.db.exec('ROLLBACK')
+        this.#rollBack()
       }
     })
   }
 
-  /** Runs `work` in a transaction that the user began on this connection. */
-  enlist<R>(tx: SqliteDatabase, work: (tx: SqliteDatabase) => Promise<R>): Promise<R> {
-    if (tx !== this.db) {
-      throw new ForeignTransactionError(
-        'enlist takes the better-sqlite3 connection that the outbox was made with',
-      )
+  /**
+   * Runs `work` in a transaction that the user began on this connection. It needs no turn: as long as that transaction
+   * is open, whoever has the turn waits for it.
+   */
+  async enlist<R>(tx: SqliteDatabase, work: (tx: SqliteDatabase) => Promise<R>): Promise<R> {
+    this.#assertOpen(tx, 'run BEGIN IMMEDIATE first')
+    // The open transaction of another outbox on this connection.
+    if (tx !== this.db) return work(tx)
+    const handle = this.#newHandle()
+    this.#turn.enlisted.add(handle)
+    try {
+      return await work(handle)
+    } finally {
+      this.#turn.enlisted.delete(handle)
+      handle.ended = true
     }
-    return this.#alone('outbox.enlist', () => {
-      if (this.db.inTransaction) return this.#handOut(work)
-      throw new TransactionMissingError('no transaction is open on the connection; run BEGIN IMMEDIATE first')
-    })
   }
 
   /** Runs statements that belong to no transaction, once none is open. */
   async statements<R>(run: () => R): Promise<R> {
-    if (this.#turn.mutex.isLocked() || this.db.inTransaction) {
-      return this.#alone('a write of the outbox', async () => {
-        await this.#untilNoTransaction()
-        return this.#lockFree(run)
-      })
+    if (!this.#turn.mutex.isLocked() && !this.db.inTransaction) {
+      try {
+        return run()
+      } catch (error) {
+        if (!isBusy(error)) throw storageError(error)
+      }
     }
-    return this.#lockFree(run)
+    return this.#alone('a statement of the outbox', () => this.#patiently(run))
   }
 
-  /** Runs statements in a transaction that was handed out, or in one that the user began. */
-  inside<R>(tx: SqliteDatabase, run: () => R): R {
-    const own = tx === this.db && this.db.inTransaction && !this.#turn.mutex.isLocked()
-    if (tx !== this.#turn.handle && !own) throw this.#notOpen(tx)
+  /**
+   * Runs statements in a transaction that was handed out, or in one that the user began. When the second of `several`
+   * fails, what the first has written must not be committed, and only the whole transaction can be rolled back.
+   */
+  inside<R>(tx: SqliteDatabase, run: () => R, { several = false } = {}): R {
+    this.#assertOpen(tx, 'use the tx you were given')
     try {
       return run()
-    } catch (error) {
-      throw storageError(error)
+    } catch (thrown) {
+      const error = storageError(thrown)
+      // What is only in the way comes before the first change.
+      if (several && !isBusy(thrown)) this.#rollBack()
+      if (tx !== this.db) (tx as Handle).failure = error
+      throw error
     }
   }
 
-  #notOpen(tx: SqliteDatabase): Error {
+  #assertOpen(tx: SqliteDatabase, advice: string): void {
     if (tx === this.db) {
-      return new TransactionMissingError(
-        'the connection has no transaction of its own open; use the tx you were given',
+      if (this.db.inTransaction && !this.#turn.begun) return
+      throw new TransactionMissingError(`the connection has no transaction of its own open; ${advice}`)
+    }
+    if (Object.getPrototypeOf(tx) !== this.#turn.handles) {
+      throw new ForeignTransactionError(
+        'the transaction belongs to another connection than the better-sqlite3 Database that the outbox was made with',
       )
     }
-    if (Object.getPrototypeOf(tx) === this.#turn.handles) return new TransactionClosedError()
-    return new ForeignTransactionError('the transaction belongs to another connection than the outbox')
+    if ((tx as Handle).ended || !this.db.inTransaction) throw new TransactionClosedError()
   }
 
   // An object of its own for each transaction tells a late use from a right one.
-  async #handOut<R>(work: (tx: SqliteDatabase) => Promise<R>): Promise<R> {
-    const handle: Handle = Object.create(this.#turn.handles)
-    this.#turn.handle = handle
-    try {
-      return await work(handle)
-    } finally {
-      delete this.#turn.handle
-      handle.ended = true
-    }
+  #newHandle(): Handle {
+    return Object.create(this.#turn.handles)
+  }
+
+  #beginAs(handle: Handle): void {
+    this.#begin.run()
+    this.#turn.begun = handle
+    // Whatever is still enlisted has outlived its transaction, and must not end up in this one.
+    for (const stale of this.#turn.enlisted) stale.ended = true
+  }
+
+  #rollBack(): void {
+    if (this.db.inTransaction) this.db.exec('ROLLBACK')
   }
 
   async #alone<R>(what: string, work: () => Promise<R>): Promise<R> {
@@ -181,45 +210,28 @@ export class Connection {
     )
   }
 
-  async #untilNoTransaction(): Promise<void> {
-    const giveUpAt = Date.now() + this.#lockTimeoutMs
-    while (this.db.inTransaction) {
-      if (Date.now() >= giveUpAt) {
-        throw new TransactionTimeoutError(
-          `waited ${this.#lockTimeoutMs} ms for a transaction that was begun by hand on the outbox's connection; ` +
-            'wrap what you emit in it in outbox.enlist(db, fn)',
-        )
-      }
-      await sleep(PAUSE_MS)
-    }
+  /** Runs statements as soon as neither the user nor another process is in their way. */
+  #patiently<R>(run: () => R): Promise<R> {
+    return this.#unlocked(() => {
+      if (!this.db.inTransaction) return run()
+      throw new TransactionTimeoutError(
+        `waited ${this.#lockTimeoutMs} ms for a transaction that was begun by hand on the outbox's connection; ` +
+          'wrap what you emit in it in outbox.enlist(db, fn)',
+      )
+    })
   }
 
   // Another process may hold the file's lock: waiting here leaves the event loop free.
-  async #lockFree<R>(run: () => R): Promise<R> {
+  async #unlocked<R>(run: () => R): Promise<R> {
     const giveUpAt = Date.now() + this.#lockTimeoutMs
     for (;;) {
       try {
         return run()
       } catch (error) {
-        if (!isBusy(error) || Date.now() >= giveUpAt) throw storageError(error)
+        const passing = isBusy(error) || error instanceof TransactionTimeoutError
+        if (!passing || Date.now() >= giveUpAt) throw storageError(error)
         await sleep(PAUSE_MS)
       }
     }
   }
-}
-
-type Handle = SqliteDatabase & { ended?: true }
-
-/** The connection as its transactions see it: the same, until they have ended. */
-function handlesOf(db: SqliteDatabase): SqliteDatabase {
-  const handles: Record<string, unknown> = Object.create(db)
-  for (const method of ['prepare', 'exec', 'pragma', 'transaction'] as const) {
-    const original = (db as unknown as Record<string, unknown>)[method]
-    if (typeof original !== 'function') continue
-    handles[method] = function (this: Handle, ...parameters: unknown[]): unknown {
-      if (this.ended) throw new TransactionClosedError()
-      return original.apply(db, parameters)
-    }
-  }
-  return handles as unknown as SqliteDatabase
 }

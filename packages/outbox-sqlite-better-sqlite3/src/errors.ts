@@ -3,9 +3,22 @@ import { NotInitializedError, OutboxError, StorageError, toError } from 'outbox-
 // Result codes after which the same call may succeed later: https://www.sqlite.org/rescode.html
 const TRANSIENT = /^SQLITE_(BUSY|LOCKED|FULL|IOERR|NOMEM|INTERRUPT|PROTOCOL)/
 
-/** Whether another connection holds the lock that was needed. */
+// better-sqlite3's own refusal to write while one of the user's iterators is open; it has no code.
+const ITERATING = /^This database connection is busy executing a query$/
+
+const ADVICE: readonly (readonly [RegExp, string])[] = [
+  [/^SQLITE_BUSY_SNAPSHOT/, 'roll back, and begin with BEGIN IMMEDIATE'],
+  [/^SQLITE_(BUSY|LOCKED)/, 'keep transactions of other connections short, or raise lockTimeout'],
+  [/^SQLITE_FULL/, 'make room on the disk, or raise max_page_count'],
+  [/^SQLITE_READONLY/, 'the process must be able to write to the file and its directory'],
+  [/^SQLITE_(CORRUPT|NOTADB)/, 'restore the file from a backup'],
+  [/connection is not open$/, 'keep the connection open until bus.stop() has resolved'],
+  [ITERATING, 'finish the iterate() that is open on the connection, or use all()'],
+]
+
+/** Whether something else on the connection or the file is in the way, and will be gone. */
 export function isBusy(error: unknown): boolean {
-  return /^SQLITE_BUSY/.test(codeOf(error))
+  return /^SQLITE_BUSY/.test(codeOf(error)) || (error instanceof Error && ITERATING.test(error.message))
 }
 
 /** What better-sqlite3 threw, as an error of this library. */
@@ -19,9 +32,10 @@ export function storageError(thrown: unknown): OutboxError {
   }
   const code = codeOf(cause)
   const about = code === '' ? cause.message : `${code}: ${cause.message}`
-  return new StorageError(`SQLite failed (${about}); nothing was written`, {
+  const advice = ADVICE.find(([pattern]) => pattern.test(code) || pattern.test(cause.message))
+  return new StorageError(`SQLite failed (${about}); nothing was written${advice ? `: ${advice[1]}` : ''}`, {
     cause,
-    transient: TRANSIENT.test(code),
+    transient: TRANSIENT.test(code) || isBusy(cause),
   })
 }
 

@@ -1,6 +1,7 @@
 import { watch } from 'node:fs'
 import { basename, dirname } from 'node:path'
-import type { SqliteDatabase } from './connection.ts'
+import type { Connection } from './connection.ts'
+import { isBusy } from './errors.ts'
 
 // Commits of one's own touch the file too: looking more often would only cost statements.
 const LOOK_AT_MOST_EVERY_MS = 5
@@ -10,12 +11,13 @@ const LOOK_AT_MOST_EVERY_MS = 5
  * file system says that something changed, `data_version` whether it was someone else. Where the file system can't
  * tell, polling has to do.
  */
-export function watchOtherConnections(db: SqliteDatabase, wake: () => void): () => void {
+export function watchOtherConnections(connection: Connection, wake: () => void): () => void {
+  const { db } = connection
   if (db.memory || db.name === '') return () => {}
   const name = basename(db.name)
-  const version = db.prepare('PRAGMA data_version')
+  const version = connection.prepare('PRAGMA data_version')
   const current = (): number => (version.get() as { data_version: number }).data_version
-  let seen = current()
+  let seen: number | undefined
   let timer: NodeJS.Timeout | undefined
 
   const look = (): void => {
@@ -27,10 +29,11 @@ export function watchOtherConnections(db: SqliteDatabase, wake: () => void): () 
     }
     try {
       const now = current()
-      if (now !== seen) wake()
+      if (seen !== undefined && now !== seen) wake()
       seen = now
-    } catch {
-      stop()
+    } catch (error) {
+      if (isBusy(error)) lookSoon()
+      else stop()
     }
   }
   const lookSoon = (): void => {
@@ -49,5 +52,6 @@ export function watchOtherConnections(db: SqliteDatabase, wake: () => void): () 
   } catch {
     return stop
   }
+  look()
   return () => stop()
 }

@@ -14,7 +14,9 @@ export interface SqliteBetterSqlite3OutboxOptions extends OutboxOptions {
     readonly migrations?: string
   }
   /**
-   * How long to wait for a lock: for other transactions on this connection, and for other processes on the file.
+   * How long to wait for a lock: for other transactions on this connection, and for other processes on the file. Only
+   * this waiting leaves the event loop free: open the connection with `{ timeout: 0 }`, since better-sqlite3's own busy
+   * timeout (5 s unless you set it) blocks the process.
    * @default '30s'
    */
   readonly lockTimeout?: Duration
@@ -25,7 +27,8 @@ export interface SqliteBetterSqlite3OutboxOptions extends OutboxOptions {
  *
  * `transaction` hands out the connection as `tx`. It may run asynchronous code: transactions on one connection take
  * turns. What can't be seen is a statement that other code runs on the same connection meanwhile: it joins the open
- * transaction. Give such code a connection of its own.
+ * transaction. Give such code a connection of its own. A write of several rows that fails halfway inside a transaction
+ * rolls the whole transaction back, an enlisted one too: half of it must not be committed.
  */
 export class SqliteBetterSqlite3Outbox<Db extends SqliteDatabase = SqliteDatabase> extends Outbox<Db> {
   /**

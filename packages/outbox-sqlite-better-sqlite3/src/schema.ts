@@ -1,5 +1,5 @@
 import { UnsupportedBackendError } from 'outbox-core'
-import type { Connection, SqliteDatabase } from './connection.ts'
+import type { Connection } from './connection.ts'
 
 /** Checked names. */
 export interface Tables {
@@ -14,7 +14,7 @@ export const NOW = "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)"
 /** What `state` holds. A leased event whose `visible_at` has passed is due again. */
 export const STATE = { waiting: 0, leased: 1, done: 2, dead: 3 } as const
 
-/** Numbered from 1. Never change one that was released: append another. */
+/** Numbered from 1. Never change one that was released: append another. Outboxes may share a table of payloads. */
 function migrations({ events, payloads }: Tables): readonly string[] {
   return [
     `CREATE TABLE "${events}" (
@@ -35,44 +35,48 @@ function migrations({ events, payloads }: Tables): readonly string[] {
     CREATE INDEX "${events}_open" ON "${events}" (visible_at, seq) WHERE state < 2;
     CREATE INDEX "${events}_done" ON "${events}" (visible_at) WHERE state = 2;
     CREATE INDEX "${events}_dead" ON "${events}" (died_at, seq) WHERE state = 3;
-    CREATE TABLE "${payloads}" (
+    CREATE TABLE IF NOT EXISTS "${payloads}" (
       id TEXT PRIMARY KEY,
       data BLOB NOT NULL,
       expires_at INTEGER NOT NULL
     ) STRICT;
-    CREATE INDEX "${payloads}_expires" ON "${payloads}" (expires_at);`,
+    CREATE INDEX IF NOT EXISTS "${payloads}_expires" ON "${payloads}" (expires_at);`,
   ]
 }
 
 /** Brings the tables up to date, in one transaction that keeps out other processes. */
 export async function migrate(connection: Connection, tables: Tables): Promise<void> {
-  assertSupported(connection.db)
+  assertSupported(connection)
   const { db } = connection
   await connection.atomically(() => {
     db.exec(
-      `CREATE TABLE IF NOT EXISTS "${tables.migrations}" (version INTEGER PRIMARY KEY, applied_at INTEGER NOT NULL) STRICT`,
+      `CREATE TABLE IF NOT EXISTS "${tables.migrations}" (
+        events TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        applied_at INTEGER NOT NULL,
+        PRIMARY KEY (events, version)
+      ) STRICT`,
     )
-    const { done } = db
-      .prepare(`SELECT coalesce(max(version), 0) AS done FROM "${tables.migrations}"`)
-      .get() as {
-      done: number
-    }
-    const record = db.prepare(`INSERT INTO "${tables.migrations}" (version, applied_at) VALUES (?, ${NOW})`)
+    const last = connection.prepare(
+      `SELECT coalesce(max(version), 0) AS done FROM "${tables.migrations}" WHERE events = ?`,
+    )
+    const { done } = last.get(tables.events) as { done: number }
+    const record = connection.prepare(`INSERT INTO "${tables.migrations}" VALUES (?, ?, ${NOW})`)
     for (const [index, sql] of migrations(tables).entries()) {
       if (index < done) continue
       db.exec(sql)
-      record.run(index + 1)
+      record.run(tables.events, index + 1)
     }
   })
 }
 
-function assertSupported(db: SqliteDatabase): void {
-  if (db.readonly) {
+function assertSupported(connection: Connection): void {
+  if (connection.db.readonly) {
     throw new UnsupportedBackendError(
       'the SQLite connection is read-only; open it without { readonly: true }',
     )
   }
-  const { version } = db.prepare('SELECT sqlite_version() AS version').get() as { version: string }
+  const { version } = connection.prepare('SELECT sqlite_version() AS version').get() as { version: string }
   const [major = 0, minor = 0] = version.split('.').map(Number)
   if (major < 3 || (major === 3 && minor < 42)) {
     throw new UnsupportedBackendError(`SQLite is ${version}, 3.42 or newer is needed; update better-sqlite3`)

@@ -1,5 +1,5 @@
 import type { Lease, LeasedEvent, NewEvent, Settlement, When } from 'outbox-core'
-import type { SqliteDatabase, SqliteStatement } from './connection.ts'
+import type { Connection, SqliteStatement } from './connection.ts'
 import { NOW, STATE, type Tables } from './schema.ts'
 
 /** An event's row. */
@@ -17,9 +17,9 @@ const EVENT = 'seq, id, type, body, headers, created_at, attempt, uncounted'
 function texts({ events, payloads }: Tables) {
   const rows = `SELECT value ->> 0 AS id, value ->> 1 AS attempt, value ->> 2 AS needed`
   return {
-    due: `SELECT ${EVENT} FROM "${events}" WHERE state < 2 AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT ?`,
+    due: `SELECT seq FROM "${events}" WHERE state < 2 AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT ?`,
     lease: `UPDATE "${events}" SET state = ${STATE.leased}, attempt = attempt + 1, visible_at = ${NOW} + ?
-      WHERE seq IN (SELECT value FROM json_each(?)) AND state < 2 AND visible_at <= ${NOW} RETURNING seq, attempt, uncounted`,
+      WHERE seq IN (SELECT value FROM json_each(?)) AND state < 2 AND visible_at <= ${NOW} RETURNING ${EVENT}`,
     extend: `UPDATE "${events}" SET visible_at = ${NOW} + ? FROM (${rows} FROM json_each(?)) AS held
       WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = held.needed
       RETURNING "${events}".id`,
@@ -62,12 +62,12 @@ type Name = keyof ReturnType<typeof texts>
 
 /** The prepared statements of one outbox. */
 export class Statements {
-  readonly #db: SqliteDatabase
+  readonly #connection: Connection
   readonly #texts: ReturnType<typeof texts>
   readonly #prepared: Partial<Record<Name, SqliteStatement>> = {}
 
-  constructor(db: SqliteDatabase, tables: Tables) {
-    this.#db = db
+  constructor(connection: Connection, tables: Tables) {
+    this.#connection = connection
     this.#texts = texts(tables)
   }
 
@@ -84,7 +84,7 @@ export class Statements {
   }
 
   #prepare(name: Name): SqliteStatement {
-    this.#prepared[name] ??= this.#db.prepare(this.#texts[name])
+    this.#prepared[name] ??= this.#connection.prepare(this.#texts[name])
     return this.#prepared[name]
   }
 }

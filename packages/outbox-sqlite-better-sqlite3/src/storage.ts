@@ -33,7 +33,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   constructor(connection: Connection, tables: Tables) {
     this.#connection = connection
     this.#tables = tables
-    this.#statements = new Statements(connection.db, tables)
+    this.#statements = new Statements(connection, tables)
   }
 
   initialize(): Promise<void> {
@@ -49,20 +49,23 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   }
 
   async write(outcomes: readonly Outcome[], tx?: Db): Promise<readonly OutcomeResult[]> {
-    if (tx) return this.#connection.inside(tx, () => this.#apply(outcomes))
-    if (takesOneStatement(outcomes)) return this.#connection.statements(() => this.#apply(outcomes))
+    const several = !takesOneStatement(outcomes)
+    if (tx) return this.#connection.inside(tx, () => this.#apply(outcomes), { several })
+    if (!several) return this.#connection.statements(() => this.#apply(outcomes))
     return this.#connection.atomically(() => this.#apply(outcomes))
   }
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
     return this.#connection.statements(() => {
-      const due = this.#statements.all<Row>('due', limit)
+      const due = this.#statements.all<{ seq: number }>('due', limit).map(({ seq }) => seq)
       if (due.length === 0) return []
-      const leased = this.#statements.all<Row>('lease', leaseMs, JSON.stringify(due.map(({ seq }) => seq)))
-      const bySeq = new Map(leased.map((row) => [row.seq, row]))
-      return due.flatMap((row) => {
-        const taken = bySeq.get(row.seq)
-        return taken ? [leasedEvent({ ...row, ...taken })] : []
+      const leased = new Map(
+        this.#statements.all<Row>('lease', leaseMs, JSON.stringify(due)).map((row) => [row.seq, row]),
+      )
+      // RETURNING has no order, and between the two statements another process may have taken some.
+      return due.flatMap((seq) => {
+        const row = leased.get(seq)
+        return row ? [leasedEvent(row)] : []
       })
     })
   }
@@ -109,7 +112,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   }
 
   async listen(wake: () => void): Promise<() => Promise<void>> {
-    const stop = watchOtherConnections(this.#connection.db, wake)
+    const stop = watchOtherConnections(this.#connection, wake)
     this.#watchers.add(stop)
     return async () => {
       this.#watchers.delete(stop)
@@ -138,16 +141,20 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   #settle(outcomes: readonly Outcome[]): OutcomeResult[] {
     const removals: unknown[] = []
     const changes: unknown[] = []
-    for (const { settle } of outcomes) {
-      const removed = settle && removal(settle)
-      const changed = settle && change(settle)
-      if (removed) removals.push(removed)
-      if (changed) changes.push(changed)
+    const duplicates = new Map<number, OutcomeResult>()
+    for (const [index, { settle, append }] of outcomes.entries()) {
+      if (!settle) continue
+      const duplicate = this.#duplicate(append)
+      const removed = removal(settle)
+      const changed = change(settle)
+      if (duplicate) duplicates.set(index, duplicate)
+      else if (removed) removals.push(removed)
+      else if (changed) changes.push(changed)
     }
     const removed = removals.length > 0 ? this.#ids('remove', JSON.stringify(removals)) : NONE
     const changed = changes.length > 0 ? this.#ids('change', JSON.stringify(changes)) : NONE
-    return outcomes.map(({ settle }) =>
-      !settle || removed.has(settle.id) || changed.has(settle.id) ? APPLIED : LOST,
+    return outcomes.map(({ settle }, index) =>
+      !settle || removed.has(settle.id) || changed.has(settle.id) ? APPLIED : (duplicates.get(index) ?? LOST),
     )
   }
 
@@ -162,9 +169,17 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
       const [event] = append
       if (!event || event.fingerprint === null || results[index] !== APPLIED || inserted.has(event.id))
         continue
-      const first = this.#statements.get<{ fingerprint: string | null }>('fingerprint', event.id)
-      results[index] = { status: 'duplicate', fingerprint: first?.fingerprint ?? null }
+      const duplicate = this.#duplicate(append)
+      if (duplicate) results[index] = duplicate
+      // Another process has deleted the first one since.
+      else this.#insert(append)
     }
+  }
+
+  #duplicate([event]: readonly NewEvent[]): OutcomeResult | undefined {
+    if (!event || event.fingerprint === null) return undefined
+    const first = this.#statements.get<{ fingerprint: string | null }>('fingerprint', event.id)
+    return first && { status: 'duplicate', ...first }
   }
 
   #insert(events: readonly NewEvent[]): 'all' | Set<string> {
