@@ -64,7 +64,7 @@ export class OutcomeWriter {
       .filter(({ Code }) => Code === 'ConditionalCheckFailed')
     // A generated id that is taken was taken by this very write, whose answer was lost.
     if (taken) return append[0]?.fingerprint === null ? APPLIED : duplicate(taken.Item)
-    throw dynamoError(canceled(reasons))
+    throw canceled(reasons)
   }
 
   /** Sends a transaction: the user's items and what the outbox collected, all or none. */
@@ -75,7 +75,7 @@ export class OutcomeWriter {
       assertTransaction(items)
       const reasons = await this.#transact(items)
       if (!reasons) return
-      this.#withoutRepeated(tx, reasons.slice(tx.ownItems.length))
+      this.#withoutRepeated(tx, reasons)
     }
   }
 
@@ -152,14 +152,15 @@ export class OutcomeWriter {
   // An event with an id of its own may have been written between the look at it and now: the same event is no reason to fail.
   #withoutRepeated(tx: DynamoDBTransaction, reasons: readonly CancellationReason[]): void {
     const { settlements, events, payloads, claims } = tx.collected
-    const taken = [...events.values()].filter((_, index) => {
-      return reasons[settlements.size + index]?.Code === 'ConditionalCheckFailed'
+    const first = tx.ownItems.length + settlements.size
+    const taken = [...events.values()].flatMap((event, index) => {
+      const reason = reasons[first + index]
+      return reason?.Code === 'ConditionalCheckFailed' ? [{ event, found: reason.Item }] : []
     })
     const failed = reasons.filter(({ Code = 'None' }) => Code !== 'None').length
-    if (taken.length === 0 || failed > taken.length) throw dynamoError(canceled(reasons))
-    for (const event of taken) {
-      const reason = reasons[settlements.size + [...events.values()].indexOf(event)]
-      if (event.fingerprint === null || fingerprintOf(reason?.Item) !== event.fingerprint) {
+    if (taken.length === 0 || failed > taken.length) throw canceled(reasons)
+    for (const { event, found } of taken) {
+      if (event.fingerprint === null || fingerprintOf(found) !== event.fingerprint) {
         throw new DuplicateEventError(event.id)
       }
       events.delete(event.id)

@@ -17,6 +17,8 @@ export interface MongoTransactionOptions {
     readonly journal?: boolean
   }
   readonly maxCommitTimeMS?: number
+  /** Longest time of the whole transaction, its retries included. @default 120 s for retries, by the driver */
+  readonly timeoutMS?: number
 }
 
 /** The part of a Collection that is used. */

@@ -191,8 +191,10 @@ describe('other connections on the file', () => {
   test('a lock that is never released is a passing error', async () => {
     const path = file()
     const { bus } = await opened(path, { lockTimeout: 50 })
-    new Database(path).exec('BEGIN IMMEDIATE')
+    const other = new Database(path)
+    other.exec('BEGIN IMMEDIATE')
     await expect(bus.emit('a', {})).rejects.toMatchObject({ code: 'OUTBOX_STORAGE', transient: true })
+    other.close()
   })
 
   test('their commits wake this dispatcher long before it would poll', async () => {

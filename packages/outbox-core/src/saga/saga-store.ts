@@ -63,25 +63,30 @@ export class OutboxSagaStore implements SagaStoreAdapter {
   constructor(outbox: Outbox, ttl: Duration, options: SagaStoreOptions = {}) {
     this.outbox = outbox
     this.ttlMs = durationMs('ttl', ttl)
-    const most = outbox.storage.limits.payloadBytes
     const maxBytes = wholeNumber(
       'maxPayloadBytes',
       options.maxPayloadBytes ?? DEFAULT_MAX_PAYLOAD_BYTES,
       1,
       2 ** 31 - 1,
     )
-    if (options.maxPayloadBytes !== undefined && maxBytes > most && options.compression === 'none') {
+    this.#codec = new PayloadCodec({
+      maxBytes,
+      ...(options.compression !== undefined && { compression: options.compression }),
+      ...(options.encryption !== undefined && { encryption: options.encryption }),
+    })
+    const { payloadBytes } = outbox.storage.limits
+    const { maxFrameBytes } = this.#codec
+    if (
+      options.maxPayloadBytes !== undefined &&
+      options.compression === 'none' &&
+      maxFrameBytes > payloadBytes
+    ) {
       throw new ConfigurationError(
         'maxPayloadBytes',
         maxBytes,
-        `without compression this database takes ${most} bytes`,
+        `uncompressed it takes up to ${maxFrameBytes} bytes, and this database takes ${payloadBytes}`,
       )
     }
-    this.#codec = new PayloadCodec({
-      maxBytes,
-      ...(options.compression && { compression: options.compression }),
-      ...(options.encryption && { encryption: options.encryption }),
-    })
   }
 
   /** Creates the tables, collections or indexes that are missing; the same as `outbox.initialize()`. */

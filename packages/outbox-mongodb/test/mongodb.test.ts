@@ -1,0 +1,271 @@
+import { randomUUID } from 'node:crypto'
+import { type ClientSession, MongoClient } from 'mongodb'
+import { MongoClient as MongoClient6 } from 'mongodb6'
+import {
+  activity,
+  ConfigurationError,
+  ForeignTransactionError,
+  OutboxEventBus,
+  routingSlip,
+  SagaEngine,
+  type SagaEvents,
+  TransactionClosedError,
+  TransactionMissingError,
+  UnknownOutcomeError,
+  UnsupportedBackendError,
+} from 'outbox-core'
+import { until } from 'outbox-core/testing'
+import { afterEach, describe, expect, test } from 'vitest'
+import { serverUrl } from '../../../test/servers/provided.ts'
+import { MongoDBOutbox, type MongoDBOutboxOptions } from '../src/index.ts'
+
+const url = serverUrl()
+const cleanups: (() => Promise<unknown>)[] = []
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).toReversed()) await cleanup()
+})
+
+async function opened(options: MongoDBOutboxOptions = {}, { drop = true } = {}) {
+  const commands: string[] = []
+  const client = await new MongoClient(url ?? '', { monitorCommands: true }).connect()
+  client.on('commandStarted', ({ commandName }) => commands.push(commandName))
+  cleanups.push(() => client.close())
+  const database = `t${randomUUID().replaceAll('-', '').slice(0, 20)}`
+  const db = client.db(database)
+  if (drop) cleanups.push(() => db.dropDatabase())
+  const outbox = new MongoDBOutbox<ClientSession>(client, { database, logger: false, ...options })
+  await outbox.initialize()
+  const during = async (work: () => Promise<unknown>): Promise<string[]> => {
+    commands.length = 0
+    await work()
+    return commands.filter((name) => name !== 'endSessions')
+  }
+  return { client, database, db, outbox, bus: new OutboxEventBus(outbox), during }
+}
+
+/** Makes the server fail the next `times` commands of a kind. */
+async function failing(
+  client: MongoClient,
+  failCommands: string[],
+  times: number,
+  data: object,
+): Promise<void> {
+  await client
+    .db('admin')
+    .command({ configureFailPoint: 'failCommand', mode: { times }, data: { failCommands, ...data } })
+}
+
+describe.skipIf(url === undefined)('MongoDB', () => {
+  test('counts of commands: emit 1, idle poll 1, lease 3, a settled batch 2 or 1 and its transaction', async () => {
+    const { outbox, bus, during } = await opened()
+    const { storage } = outbox
+    expect(await during(() => bus.emit('a', {}))).toEqual(['update'])
+    expect(await during(() => outbox.transaction(() => bus.emit('a', {})))).toEqual([
+      'update',
+      'commitTransaction',
+    ])
+    await bus.emitMany(Array.from({ length: 98 }, () => ({ type: 'a', payload: {} })))
+    let events: Awaited<ReturnType<typeof storage.lease>> = []
+    const lease = await during(async () => {
+      events = await storage.lease(100, 60_000)
+    })
+    expect(lease).toEqual(['find', 'update', 'find'])
+    expect(events).toHaveLength(100)
+    const complete = events.map(({ id, attempt }) => ({
+      settle: { kind: 'complete', id, attempt, keepMs: 0 } as const,
+      append: [],
+      put: [],
+      remove: [],
+    }))
+    expect((await during(() => storage.write(complete))).length).toBeLessThanOrEqual(2)
+    expect(await during(() => storage.lease(100, 1_000))).toEqual(['find'])
+  })
+
+  test('a batch of saga steps takes as many commands as one step', async () => {
+    const { outbox, bus, during } = await opened()
+    const { storage } = outbox
+    await bus.emitMany(Array.from({ length: 50 }, () => ({ type: 'a', payload: {} })))
+    const events = await storage.lease(50, 60_000)
+    const steps = events.map(({ id, attempt }, n) => ({
+      settle: { kind: 'complete', id, attempt, keepMs: 0 } as const,
+      append: [{ id: `next-${n}`, type: 'a', body: '{}', headers: {}, due: { inMs: 0 }, fingerprint: null }],
+      put: [],
+      remove: [],
+    }))
+    expect(await during(() => storage.write(steps))).toEqual([
+      'find',
+      'delete',
+      'update',
+      'commitTransaction',
+    ])
+    expect(await outbox.stats()).toMatchObject({ due: 50, leased: 0 })
+  })
+
+  test('payloads are binary with a TTL index on the moment they expire', async () => {
+    const { db, outbox } = await opened()
+    await outbox.sagaStore('1h').put('claim', Uint8Array.of(1, 2, 3))
+    const [document] = await db.collection('saga_store').find().toArray()
+    expect(document?.['data']).toMatchObject({ _bsontype: 'Binary', sub_type: 0 })
+    const indexes = await db.collection('saga_store').indexes()
+    expect(indexes).toContainEqual(expect.objectContaining({ key: { expires_at: 1 }, expireAfterSeconds: 0 }))
+  })
+
+  test('expired payloads are not handed out while MongoDB has not deleted them', async () => {
+    const { client, db, outbox } = await opened()
+    await client.db('admin').command({ setParameter: 1, ttlMonitorEnabled: false })
+    cleanups.push(() => client.db('admin').command({ setParameter: 1, ttlMonitorEnabled: true }))
+    const store = outbox.sagaStore('1h')
+    await store.put('claim', Uint8Array.of(1), new Date(Date.now() + 50))
+    await until(async () => (await store.get('claim')) === undefined)
+    expect(await db.collection('saga_store').countDocuments()).toBe(1)
+    expect(await store.cleanup()).toBe(1)
+    expect(await db.collection('saga_store').countDocuments()).toBe(0)
+  })
+
+  test('a due event is found by the index', async () => {
+    const { db, bus } = await opened()
+    await bus.emit('a', {})
+    const plan = await db
+      .collection('outbox_events')
+      .find({ open: true, $expr: { $lte: ['$visible', '$$NOW'] } })
+      .sort({ visible: 1, _id: 1 })
+      .limit(10)
+      .explain('queryPlanner')
+    expect(JSON.stringify(plan['queryPlanner'].winningPlan)).toContain('"indexName":"outbox_open"')
+    expect(JSON.stringify(plan['queryPlanner'].winningPlan)).not.toContain('"stage":"SORT"')
+  })
+
+  test('the callback runs again after a passing error, and nothing is written twice', async () => {
+    const { client, db, outbox, bus } = await opened()
+    await failing(client, ['update'], 1, { errorCode: 112, errorLabels: ['TransientTransactionError'] })
+    let runs = 0
+    await outbox.transaction(async (session) => {
+      runs++
+      await db.collection('orders').insertOne({ n: runs }, { session })
+      await bus.emit('a', {})
+      await outbox.sagaStore('1h').put('claim', Uint8Array.of(1))
+    })
+    expect(runs).toBe(2)
+    expect(await db.collection('orders').countDocuments()).toBe(1)
+    expect(await outbox.stats()).toMatchObject({ due: 1 })
+    expect(await db.collection('saga_store').countDocuments()).toBe(1)
+  })
+
+  test('a commit whose answer is lost for good is an unknown outcome', async () => {
+    // The server keeps the abandoned transaction's locks for a minute: dropping the database would wait for them.
+    const { client, outbox, bus } = await opened({}, { drop: false })
+    await failing(client, ['commitTransaction'], 5, {
+      errorCode: 50,
+      errorLabels: ['UnknownTransactionCommitResult'],
+    })
+    cleanups.push(() => client.db('admin').command({ configureFailPoint: 'failCommand', mode: 'off' }))
+    await expect(outbox.transaction(() => bus.emit('a', {}), { timeoutMS: 1_500 })).rejects.toThrow(
+      UnknownOutcomeError,
+    )
+  })
+
+  test('the dispatcher goes on by itself when the primary has stepped down', async () => {
+    const { client, bus } = await opened()
+    let handled = 0
+    bus.on('a', () => {
+      handled++
+    })
+    await bus.start()
+    await failing(client, ['find', 'update', 'delete'], 10, { errorCode: 10107, errorLabels: [] })
+    await bus.emit('a', {}).catch(() => {})
+    await until(() =>
+      bus.emit('a', {}).then(
+        () => true,
+        () => false,
+      ),
+    )
+    await until(() => handled >= 1)
+    await bus.stop()
+  })
+
+  test('only a session of this client with an open transaction is one', async () => {
+    const { client, outbox, bus } = await opened()
+    const session = client.startSession()
+    await expect(outbox.enlist(session, async () => {})).rejects.toThrow(TransactionMissingError)
+    session.startTransaction()
+    await outbox.enlist(session, () => bus.emit('a', {}))
+    await session.commitTransaction()
+    await session.endSession()
+    await expect(outbox.enlist(session, async () => {})).rejects.toThrow(TransactionClosedError)
+    const other = await new MongoClient(url ?? '').connect()
+    cleanups.push(() => other.close())
+    const foreign = other.startSession()
+    foreign.startTransaction()
+    await expect(outbox.enlist(foreign, async () => {})).rejects.toThrow(ForeignTransactionError)
+    await foreign.endSession()
+    expect(await outbox.stats()).toMatchObject({ due: 1 })
+  })
+
+  test('names that are none, and indexes in the way, are refused', async () => {
+    const { client, db } = await opened()
+    for (const events of ['', 'a.b', '$x', 'system.users']) {
+      expect(() => new MongoDBOutbox(client, { collections: { events } })).toThrow(ConfigurationError)
+    }
+    await db.collection('odd').createIndex({ expires_at: 1 }, { expireAfterSeconds: 3600 })
+    const odd = new MongoDBOutbox(client, { database: db.databaseName, collections: { payloads: 'odd' } })
+    await expect(odd.initialize()).rejects.toThrow(UnsupportedBackendError)
+  })
+
+  test('a standalone server is refused with the command that mends it', async () => {
+    const { client } = await opened()
+    const standalone = {
+      startSession: () => client.startSession(),
+      db: (name?: string) => ({
+        collection: (collection: string) => client.db(name).collection(collection),
+        createCollection: () => Promise.resolve(),
+        command: async (command: object) => {
+          const { setName: _, ...answer } = await client.db(name).command(command)
+          return answer
+        },
+      }),
+    }
+    const outbox = new MongoDBOutbox(standalone as never, { logger: false })
+    await expect(outbox.initialize()).rejects.toThrow(/rs\.initiate\(\)/)
+  })
+
+  test('a watched change stream wakes dispatchers of other processes', async () => {
+    const { database, bus } = await opened()
+    const client = await new MongoClient(url ?? '').connect()
+    cleanups.push(() => client.close())
+    const watching = new MongoDBOutbox<ClientSession>(client, { database, watch: true, logger: false })
+    const sleepy = new OutboxEventBus(watching, { poll: { min: '1h', max: '1h' } })
+    sleepy.on('a', () => {})
+    await sleepy.start()
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    await Promise.all([sleepy.waitFor('a', { timeout: '10s' }), bus.emit('a', {})])
+    await sleepy.stop()
+    await watching.close()
+  })
+
+  test('the driver 6 does as well', async () => {
+    const client = await new MongoClient6(url ?? '').connect()
+    cleanups.push(() => client.close())
+    const database = `t${randomUUID().replaceAll('-', '').slice(0, 20)}`
+    cleanups.push(() => client.db(database).dropDatabase())
+    const outbox = new MongoDBOutbox(client, { database, logger: false })
+    const bus = new OutboxEventBus<SagaEvents>(outbox)
+    const step = activity('step', { execute: () => {} })
+    const engine = new SagaEngine({ bus, store: outbox.sagaStore('1d'), activities: [step] })
+    bus.on('saga.completed', () => {})
+    await outbox.initialize()
+    await bus.start()
+    await Promise.all([
+      bus.waitFor('saga.completed'),
+      outbox.transaction(async (session) => {
+        await client.db(database).collection('orders').insertOne({ id: 1 }, { session })
+        await engine.emit(
+          routingSlip('test')
+            .variables({ pad: 'x'.repeat(20_000) })
+            .add(step, {}),
+        )
+      }),
+    ])
+    await bus.stop()
+    expect(await client.db(database).collection('saga_store').countDocuments()).toBe(0)
+  })
+})
