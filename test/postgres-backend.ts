@@ -13,10 +13,22 @@ export interface Client<Tx, TxOptions> {
   close(): Promise<void>
 }
 
-/** A Postgres backend: a schema of its own for every place, looked at through node-postgres. */
+/** What looks at the place behind the outbox's back. */
+export interface RawClient {
+  query(text: string, parameters?: unknown[]): Promise<{ rows: unknown[] }>
+  end(): Promise<void>
+}
+
+export async function rawClient(url: string): Promise<RawClient> {
+  const client = new pg.Client(url)
+  await client.connect()
+  return client
+}
+
+/** A Postgres backend: a schema of its own for every place. */
 export function postgresBackend<Tx, TxOptions>(
   name: string,
-  url: string,
+  openRaw: () => Promise<RawClient>,
   connect: (applicationName: string) => Promise<Client<Tx, TxOptions>>,
   traits: BackendTraits = {},
 ): Backend<Tx, TxOptions> {
@@ -24,10 +36,10 @@ export function postgresBackend<Tx, TxOptions>(
     name,
     traits,
     async open(options = {}) {
-      const raw = new pg.Client(url)
-      await raw.connect()
+      const raw = await openRaw()
       const schema = `place_${randomUUID().replaceAll('-', '').slice(0, 16)}`
-      await raw.query(`CREATE SCHEMA ${schema}; CREATE TABLE ${schema}.business (key text)`)
+      await raw.query(`CREATE SCHEMA ${schema}`)
+      await raw.query(`CREATE TABLE ${schema}.business (key text)`)
       return openPlace(schema, raw, connect, options)
     },
   }
@@ -35,7 +47,7 @@ export function postgresBackend<Tx, TxOptions>(
 
 async function openPlace<Tx, TxOptions>(
   schema: string,
-  raw: pg.Client,
+  raw: RawClient,
   connect: (applicationName: string) => Promise<Client<Tx, TxOptions>>,
   options: OutboxOptions,
 ): Promise<Place<Tx, TxOptions>> {

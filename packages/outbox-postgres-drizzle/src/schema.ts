@@ -8,6 +8,7 @@ import {
   type PgTableFn,
   pgSchema,
   pgTable,
+  primaryKey,
   smallint,
   text,
   timestamp,
@@ -44,10 +45,15 @@ export function outboxTables(options: PostgresTableOptions = {}): OutboxTables {
       },
       (row) => [index(`${names.payloads}_expires`).on(row.expiresAt)],
     ),
-    migrations: table(names.migrations, {
-      version: integer('version').primaryKey(),
-      appliedAt: moment('applied_at').notNull().defaultNow(),
-    }),
+    migrations: table(
+      names.migrations,
+      {
+        tables: asciiText('tables').notNull(),
+        version: integer('version').notNull(),
+        appliedAt: moment('applied_at').notNull().defaultNow(),
+      },
+      (row) => [primaryKey({ name: `${names.migrations}_pkey`, columns: [row.tables, row.version] })],
+    ),
   }
 }
 

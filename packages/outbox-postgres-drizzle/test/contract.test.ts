@@ -1,13 +1,24 @@
+import { PGlite } from '@electric-sql/pglite'
 import { outboxContract } from 'outbox-core/testing'
 import { describe } from 'vitest'
-import { postgresBackend } from '../../../test/postgres-backend.ts'
+import { postgresBackend, rawClient } from '../../../test/postgres-backend.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
-import { nodePostgres, postgresJs } from './clients.ts'
+import { nodePostgres, pglite, postgresJs } from './clients.ts'
 
 const url = serverUrl()
 
 describe.skipIf(url === undefined)('Postgres', () => {
   if (url === undefined) return
-  outboxContract(postgresBackend('Drizzle on node-postgres', url, (name) => nodePostgres(url, name)))
-  outboxContract(postgresBackend('Drizzle on postgres.js', url, (name) => postgresJs(url, name)))
+  const raw = () => rawClient(url)
+  outboxContract(postgresBackend('Drizzle on node-postgres', raw, (name) => nodePostgres(url, name)))
+  outboxContract(postgresBackend('Drizzle on postgres.js', raw, (name) => postgresJs(url, name)))
+})
+
+describe('in this process', () => {
+  const lite = new PGlite()
+  const raw = async () => ({
+    query: (text: string, parameters?: unknown[]) => lite.query(text, parameters),
+    end: async () => {},
+  })
+  outboxContract(postgresBackend('Drizzle on PGlite', raw, () => pglite(lite), { singleClient: true }))
 })

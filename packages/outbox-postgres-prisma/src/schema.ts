@@ -40,9 +40,11 @@ model SagaStoreEntry {
 }
 
 model OutboxMigration {
-  version   Int      @id
+  tables    String
+  version   Int
   appliedAt DateTime @default(now()) @map("applied_at") @db.Timestamptz(6)
 
+  @@id([tables, version])
   ${map(names.migrations)}
 }
 `

@@ -1,6 +1,6 @@
 import { outboxContract } from 'outbox-core/testing'
 import { describe } from 'vitest'
-import { postgresBackend } from '../../../test/postgres-backend.ts'
+import { postgresBackend, rawClient } from '../../../test/postgres-backend.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { connect, generateClient } from './prisma.ts'
 
@@ -8,6 +8,12 @@ const url = serverUrl()
 const PrismaClient = await generateClient()
 
 describe.skipIf(url === undefined)('Postgres', () => {
-  if (url !== undefined)
-    outboxContract(postgresBackend('Prisma on adapter-pg', url, connect(PrismaClient, url)))
+  if (url === undefined) return
+  outboxContract(
+    postgresBackend(
+      'Prisma on adapter-pg',
+      () => rawClient(url),
+      (name) => connect(PrismaClient, url, name),
+    ),
+  )
 })

@@ -9,15 +9,16 @@ import {
   PostgresPrismaOutbox,
   type PrismaClientLike,
   type PrismaTransaction,
+  type PrismaTransactionOptions,
 } from '../src/index.ts'
 
-interface TestPrisma extends PrismaClientLike<PrismaTransaction> {
+export interface TestPrisma extends PrismaClientLike<PrismaTransaction> {
   $on(event: 'query', listener: () => void): void
   $disconnect(): Promise<void>
   $extends(extension: object): TestPrisma
 }
 
-type TestPrismaConstructor = new (options: object) => TestPrisma
+export type TestPrismaConstructor = new (options: object) => TestPrisma
 
 /** Generates a client with the outbox's models, as a user would; the schema engine is not needed for that. */
 export async function generateClient(): Promise<TestPrismaConstructor> {
@@ -58,25 +59,24 @@ ${outboxModels()}`
   return PrismaClient
 }
 
-export function connect(PrismaClient: TestPrismaConstructor, url: string, max = 4) {
-  return async (
-    applicationName: string,
-  ): Promise<Client<PrismaTransaction, unknown> & { prisma: TestPrisma }> => {
-    let statements = 0
-    const adapter = new PrismaPg({ connectionString: url, application_name: applicationName, max, min: max })
-    const prisma = new PrismaClient({ adapter, log: [{ emit: 'event', level: 'query' }] })
-    prisma.$on('query', () => statements++)
-    // Every connection is there from the start, so that one more would be seen.
-    await Promise.all(
-      Array.from({ length: max }, () => prisma.$queryRawUnsafe('SELECT 1 FROM pg_sleep(0.02)')),
-    )
-    return {
-      prisma,
-      outbox: (options) => new PostgresPrismaOutbox(prisma, options),
-      execute: async (tx, text, key) => tx.$executeRawUnsafe(text, key),
-      transaction: async (work) => prisma.$transaction(work),
-      statements: () => statements,
-      close: () => prisma.$disconnect(),
-    }
+export async function connect(
+  PrismaClient: TestPrismaConstructor,
+  url: string,
+  applicationName: string,
+  max = 4,
+): Promise<Client<PrismaTransaction, PrismaTransactionOptions> & { prisma: TestPrisma }> {
+  let statements = 0
+  const adapter = new PrismaPg({ connectionString: url, application_name: applicationName, max, min: max })
+  const prisma = new PrismaClient({ adapter, log: [{ emit: 'event', level: 'query' }] })
+  prisma.$on('query', () => statements++)
+  // Every connection is there from the start, so that one more would be seen.
+  await Promise.all(Array.from({ length: max }, () => prisma.$queryRawUnsafe('SELECT 1 FROM pg_sleep(0.02)')))
+  return {
+    prisma,
+    outbox: (options) => new PostgresPrismaOutbox(prisma, options),
+    execute: async (tx, text, key) => tx.$executeRawUnsafe(text, key),
+    transaction: async (work) => prisma.$transaction(work),
+    statements: () => statements,
+    close: () => prisma.$disconnect(),
   }
 }

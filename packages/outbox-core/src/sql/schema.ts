@@ -87,6 +87,14 @@ export function postgresMigrations(options: PostgresTableOptions = {}): readonly
   ]
 }
 
+/** Where migrations are noted, for every pair of tables: there may be several outboxes in one schema. */
+const notes = (table: string): string => `CREATE TABLE IF NOT EXISTS ${table} (
+  tables text COLLATE "C" NOT NULL,
+  version integer NOT NULL,
+  applied_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (tables, version)
+)`
+
 /**
  * Brings the tables up to date, in one transaction that other processes wait for. Where nothing is to be done it only
  * looks, so that a user without the right to create tables may call it too.
@@ -95,34 +103,25 @@ export async function migratePostgres<Tx, TxOptions>(
   executor: PostgresExecutor<Tx, TxOptions>,
   options: PostgresTableOptions,
 ): Promise<void> {
-  const { migrations } = postgresTables(options)
+  const { migrations, names } = postgresTables(options)
+  const tables = `${names.events} ${names.payloads}`
   const wanted = postgresMigrations(options)
+  const applied = async (tx?: Tx): Promise<number> => {
+    const text = `SELECT coalesce(max(version), 0)::int AS done FROM ${migrations} WHERE tables = $1::text`
+    const [row] = await executor.query(text, [tables], tx)
+    return (row as { done: number }).done
+  }
   const [found] = await executor.query('SELECT to_regclass($1::text) IS NOT NULL AS there', [migrations])
-  if ((found as { there: boolean }).there && (await applied(executor, migrations)) >= wanted.length) return
+  if ((found as { there: boolean }).there && (await applied()) >= wanted.length) return
   await executor.transaction(async (tx) => {
     const run = (text: string, ...parameters: (string | number)[]) => executor.query(text, parameters, tx)
     await run('SELECT 1 AS locked FROM pg_advisory_xact_lock(hashtext($1::text))', migrations)
-    await run(
-      `CREATE TABLE IF NOT EXISTS ${migrations} (
-        version integer PRIMARY KEY,
-        applied_at timestamptz NOT NULL DEFAULT now()
-      )`,
-    )
-    const done = await applied(executor, migrations, tx)
+    await run(notes(migrations))
+    const done = await applied(tx)
     for (const [index, statements] of wanted.entries()) {
       if (index < done) continue
       for (const statement of statements) await run(statement)
-      await run(`INSERT INTO ${migrations} (version) VALUES ($1::int)`, index + 1)
+      await run(`INSERT INTO ${migrations} (tables, version) VALUES ($1::text, $2::int)`, tables, index + 1)
     }
   })
-}
-
-async function applied<Tx, TxOptions>(
-  executor: PostgresExecutor<Tx, TxOptions>,
-  migrations: string,
-  tx?: Tx,
-): Promise<number> {
-  const text = `SELECT coalesce(max(version), 0)::int AS done FROM ${migrations}`
-  const [row] = await executor.query(text, [], tx)
-  return (row as { done: number }).done
 }

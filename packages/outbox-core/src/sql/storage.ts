@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { TransactionClosedError } from '../errors.ts'
 import type {
   DeadPage,
   DeadQuery,
@@ -12,7 +13,7 @@ import type {
   StorageLimits,
   StorageStats,
 } from '../storage.ts'
-import { isSerializationFailure, postgresCommitError, postgresError, postgresWriteError } from './errors.ts'
+import { isSerializationFailure, postgresError, postgresWriteError } from './errors.ts'
 import type { PostgresExecutor, PostgresListener } from './executor.ts'
 import { listenOn } from './listen.ts'
 import { migratePostgres, type PostgresTableOptions, type PostgresTables, postgresTables } from './schema.ts'
@@ -26,6 +27,7 @@ import {
   type Statement,
   statsStatement,
 } from './statements.ts'
+import { TransactionAttempt } from './transaction.ts'
 import { appendStatement, writeStatement } from './write.ts'
 
 export interface PostgresStorageOptions extends PostgresTableOptions {
@@ -68,6 +70,7 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   readonly #options: PostgresStorageOptions
   readonly #tables: PostgresTables
   readonly #failures = new WeakMap<object, Error>()
+  readonly #ended = new WeakSet<object>()
   readonly listen?: (wake: () => void) => Promise<() => Promise<void>>
 
   /** @throws ConfigurationError naming the option and its value */
@@ -85,31 +88,16 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
 
   async transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R> {
     for (let run = 1; ; run++) {
-      let phase: 'beginning' | 'working' | 'committing' = 'beginning'
-      let failure: { readonly thrown: unknown } | undefined
-      const observed = async (tx: Tx): Promise<R> => {
-        phase = 'working'
-        try {
-          const result = await work(tx)
-          await this.#assertUsable(tx)
-          phase = 'committing'
-          return result
-        } catch (thrown) {
-          failure = { thrown }
-          throw thrown
-        }
-      }
+      const attempt = new TransactionAttempt(async (tx: Tx) => {
+        const result = await work(tx)
+        await this.#assertUsable(tx)
+        return result
+      }, this.#ended)
       try {
-        return await this.#executor.transaction(observed, options)
+        return await attempt.through((callback) => this.#executor.transaction(callback, options))
       } catch (error) {
-        // What the callback threw is the caller's own; a client whose rollback then fails throws that instead.
-        const cause = failure ? failure.thrown : error
-        if (run < MOST_RUNS && isSerializationFailure(cause)) {
-          await sleep(Math.random() * LONGEST_PAUSE_MS * run)
-          continue
-        }
-        if (failure) throw cause
-        throw (phase as string) === 'committing' ? postgresCommitError(error) : postgresError(error)
+        if (run === MOST_RUNS || !isSerializationFailure(error)) throw error
+        await sleep(Math.random() * LONGEST_PAUSE_MS * run)
       }
     }
   }
@@ -231,6 +219,7 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     tx?: Tx,
     map: (error: unknown) => Error = postgresError,
   ): Promise<readonly Result[]> {
+    if (tx && this.#ended.has(tx as object)) throw new TransactionClosedError()
     try {
       return (await this.#executor.query(text, parameters, tx)) as readonly Result[]
     } catch (error) {

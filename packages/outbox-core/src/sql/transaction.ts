@@ -1,0 +1,59 @@
+import { postgresCommitError, postgresError } from './errors.ts'
+
+type Callback<Tx, R> = (tx: Tx) => Promise<R>
+
+/** One run of a transaction's callback through a client, whose own habits it levels out. */
+export class TransactionAttempt<Tx, R> {
+  readonly #work: Callback<Tx, R>
+  readonly #ended: WeakSet<object>
+  #tx: Tx | undefined
+  #phase: 'beginning' | 'working' | 'committing' = 'beginning'
+  #working: Promise<void> | undefined
+  #failure: { readonly thrown: unknown } | undefined
+  #over = false
+
+  /** @param ended where transactions are noted that must not be used any more */
+  constructor(work: Callback<Tx, R>, ended: WeakSet<object>) {
+    this.#work = work
+    this.#ended = ended
+  }
+
+  /** @throws what the callback threw, unchanged, else what the client threw, as an error of this library */
+  async through(transaction: (callback: Callback<Tx, R>) => Promise<R>): Promise<R> {
+    try {
+      return await transaction((tx) => this.#run(tx))
+    } catch (error) {
+      this.#over = true
+      this.#close()
+      // postgres.js gives up as soon as the connection is lost, while the callback still runs.
+      await this.#working
+      // A client whose rollback fails throws that instead of what the callback threw.
+      if (this.#failure) throw this.#failure.thrown
+      throw this.#phase === 'committing' ? postgresCommitError(error) : postgresError(error)
+    } finally {
+      this.#close()
+    }
+  }
+
+  async #run(tx: Tx): Promise<R> {
+    this.#tx = tx
+    this.#phase = 'working'
+    const running = this.#work(tx)
+    this.#working = running.then(
+      () => {
+        this.#phase = 'committing'
+      },
+      (thrown) => {
+        this.#failure = { thrown }
+      },
+    )
+    await this.#working
+    // It would send COMMIT or ROLLBACK down a connection that is gone, or that is another one by now.
+    if (this.#over) return new Promise<never>(() => {})
+    return running
+  }
+
+  #close(): void {
+    if (this.#tx !== undefined) this.#ended.add(this.#tx as object)
+  }
+}

@@ -1,0 +1,126 @@
+import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { OutboxEventBus } from 'outbox-core'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { postgresSuite } from '../../../test/postgres-suite.ts'
+import { serverUrl } from '../../../test/servers/provided.ts'
+import { PostgresPrismaOutbox } from '../src/index.ts'
+import { connect, generateClient } from './prisma.ts'
+
+const url = serverUrl()
+const PrismaClient = await generateClient()
+
+describe.skipIf(url === undefined)('Postgres', () => {
+  if (url === undefined) return
+  postgresSuite('Prisma on adapter-pg', url, (...args) => connect(PrismaClient, ...args))
+
+  describe('Prisma', () => {
+    const schema = `prisma_${randomUUID().slice(0, 8)}`
+    const raw = new pg.Client(url)
+    let client: Awaited<ReturnType<typeof connect>>
+    let outbox: PostgresPrismaOutbox<never>
+    beforeAll(async () => {
+      await raw.connect()
+      await raw.query(`CREATE SCHEMA ${schema}`)
+      client = await connect(PrismaClient, url, schema, 2)
+      outbox = new PostgresPrismaOutbox(client.prisma, { schema, logger: false }) as never
+      await outbox.initialize()
+    })
+    afterAll(async () => {
+      await client.close()
+      await raw.query(`DROP SCHEMA ${schema} CASCADE`)
+      await raw.end()
+    })
+    const events = async (): Promise<string[]> =>
+      (await raw.query(`SELECT type FROM ${schema}.outbox_events ORDER BY seq`)).rows.map(({ type }) => type)
+
+    test('refuses what is no Prisma client for Postgres', async () => {
+      const construct = (prisma: unknown) => () => new PostgresPrismaOutbox(prisma as never)
+      const wrong = expect.objectContaining({ code: 'OUTBOX_CONFIGURATION', option: 'prisma' })
+      for (const value of [undefined, null, {}, raw, { ...methods, _activeProvider: 'mysql' }]) {
+        expect(construct(value)).toThrowError(wrong)
+      }
+      expect(construct(methods)).not.toThrow()
+      await client.prisma.$transaction(async (tx) => {
+        expect(construct(tx)).toThrowError(wrong)
+      })
+    })
+
+    test('takes only transactions of its own client', async () => {
+      const bus = new OutboxEventBus(outbox)
+      const emit = () => bus.emit('own', 1)
+      const { prisma } = client
+      await expect(outbox.enlist(prisma as never, emit)).rejects.toMatchObject({
+        code: 'OUTBOX_TRANSACTION_MISSING',
+      })
+      await expect(outbox.enlist({} as never, emit)).rejects.toMatchObject({
+        code: 'OUTBOX_FOREIGN_TRANSACTION',
+      })
+      const other = await connect(PrismaClient, url, schema, 1)
+      await other.prisma.$transaction(async (tx) => {
+        await expect(outbox.enlist(tx as never, emit)).rejects.toMatchObject({
+          code: 'OUTBOX_FOREIGN_TRANSACTION',
+        })
+      })
+      await other.close()
+      await prisma.$transaction((tx) => outbox.enlist(tx as never, emit))
+      expect(await events()).toEqual(['own'])
+      const extended = prisma.$extends({ name: 'extended' })
+      await extended.$transaction((tx) => outbox.enlist(tx as never, emit))
+      const onExtended = new PostgresPrismaOutbox(extended, { schema, logger: false })
+      const extendedBus = new OutboxEventBus(onExtended)
+      await onExtended.transaction(() => extendedBus.emit('extended', 1))
+      await prisma.$transaction((tx) => onExtended.enlist(tx, () => extendedBus.emit('extended', 2)))
+      expect(await events()).toEqual(['own', 'own', 'extended', 'extended'])
+    })
+
+    test('hands Prisma’s options through; what takes too long is a typed timeout, and nothing stays', async () => {
+      const bus = new OutboxEventBus(outbox)
+      const before = await events()
+      const timedOut = { code: 'OUTBOX_TRANSACTION_TIMEOUT' }
+      const slow = (work: () => Promise<unknown>) =>
+        outbox.transaction(
+          async () => {
+            await bus.emit('slow', 1)
+            await sleep(150)
+            await work()
+          },
+          { timeout: 100 },
+        )
+      await expect(slow(() => bus.emit('late', 1))).rejects.toMatchObject(timedOut)
+      await expect(slow(() => Promise.resolve())).rejects.toMatchObject(timedOut)
+      const holding = Promise.all([1, 2].map(() => client.prisma.$transaction(() => sleep(1_000))))
+      await sleep(50)
+      await expect(outbox.transaction(() => bus.emit('none', 1), { maxWait: 50 })).rejects.toMatchObject(
+        timedOut,
+      )
+      await holding
+      expect(await events()).toEqual(before)
+      const level = await outbox.transaction(
+        (tx: { $queryRawUnsafe(text: string): Promise<unknown> }) =>
+          tx.$queryRawUnsafe("SELECT current_setting('transaction_isolation') AS level"),
+        { isolationLevel: 'Serializable' },
+      )
+      expect(level).toEqual([{ level: 'serializable' }])
+    })
+
+    test('says that a transaction has ended, even of one it never saw', async () => {
+      const bus = new OutboxEventBus(outbox)
+      let ended: unknown
+      await client.prisma.$transaction(async (tx) => {
+        ended = tx
+      })
+      await expect(bus.emit('late', 1, { transaction: ended as never })).rejects.toMatchObject({
+        code: 'OUTBOX_TRANSACTION_CLOSED',
+      })
+    })
+  })
+})
+
+const methods = {
+  $queryRawUnsafe: async () => [],
+  $executeRawUnsafe: async () => 0,
+  $transaction: async () => {},
+  $connect: async () => {},
+}
