@@ -23,6 +23,7 @@ export interface SqliteStatement {
   run(...parameters: unknown[]): { changes: number }
   get(...parameters: unknown[]): unknown
   all(...parameters: unknown[]): unknown[]
+  pluck(on: boolean): SqliteStatement
   safeIntegers(on: boolean): SqliteStatement
 }
 

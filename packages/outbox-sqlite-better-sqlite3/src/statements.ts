@@ -11,25 +11,30 @@ export interface Row extends Omit<LeasedEvent, 'headers' | 'createdAt'> {
   readonly died_at: number
 }
 
+/** How many of an event's attempts stop counting. */
+const PARDON = { none: 0, one: 1, all: 2 } as const
+
 const EVENT = 'seq, id, type, body, headers, created_at, attempt, uncounted'
 
 /** The text of every statement; each is prepared when it is first needed, since the tables may come later. */
 function texts({ events, payloads }: Tables) {
-  const rows = `SELECT value ->> 0 AS id, value ->> 1 AS attempt, value ->> 2 AS needed`
+  const rows = `SELECT value ->> 0 AS id, value ->> 1 AS attempt`
+  const remove = (state: number): string => `DELETE FROM "${events}" WHERE seq IN (
+      SELECT seq FROM (${rows} FROM json_each(?)) AS held JOIN "${events}" USING (id, attempt) WHERE state = ${state}
+    ) RETURNING id`
   return {
     due: `SELECT seq FROM "${events}" WHERE state < 2 AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT ?`,
     lease: `UPDATE "${events}" SET state = ${STATE.leased}, attempt = attempt + 1, visible_at = ${NOW} + ?
       WHERE seq IN (SELECT value FROM json_each(?)) AND state < 2 AND visible_at <= ${NOW} RETURNING ${EVENT}`,
     extend: `UPDATE "${events}" SET visible_at = ${NOW} + ? FROM (${rows} FROM json_each(?)) AS held
-      WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = held.needed
+      WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = ${STATE.leased}
       RETURNING "${events}".id`,
-    remove: `DELETE FROM "${events}" WHERE seq IN (
-      SELECT seq FROM (${rows} FROM json_each(?)) AS held JOIN "${events}" USING (id, attempt) WHERE state = held.needed
-    ) RETURNING id`,
+    complete: remove(STATE.leased),
+    discard: remove(STATE.dead),
     change: `UPDATE "${events}" SET state = to_state, visible_at = ${NOW} + to_delay,
-        error = coalesce(to_error, error), uncounted = CASE pardon WHEN 1 THEN uncounted + 1 WHEN 2 THEN "${events}".attempt ELSE uncounted END,
+        error = coalesce(to_error, error), uncounted = CASE pardon WHEN ${PARDON.one} THEN uncounted + 1 WHEN ${PARDON.all} THEN "${events}".attempt ELSE uncounted END,
         died_at = CASE to_state WHEN ${STATE.dead} THEN ${NOW} END
-      FROM (${rows}, value ->> 3 AS to_state, value ->> 4 AS to_delay, value ->> 5 AS to_error, value ->> 6 AS pardon FROM json_each(?)) AS held
+      FROM (${rows}, value ->> 2 AS needed, value ->> 3 AS to_state, value ->> 4 AS to_delay, value ->> 5 AS to_error, value ->> 6 AS pardon FROM json_each(?)) AS held
       WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = held.needed
       RETURNING "${events}".id`,
     appendOne: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, created_at, visible_at)
@@ -83,6 +88,13 @@ export class Statements {
     return this.#prepare(name).all(...parameters) as Result[]
   }
 
+  /** The only column of a statement's rows. */
+  column<Value>(name: Name, ...parameters: unknown[]): Value[] {
+    return this.#prepare(name)
+      .pluck(true)
+      .all(...parameters) as Value[]
+  }
+
   #prepare(name: Name): SqliteStatement {
     this.#prepared[name] ??= this.#connection.prepare(this.#texts[name])
     return this.#prepared[name]
@@ -99,32 +111,29 @@ export function eventParameters({ id, type, body, headers, fingerprint, due }: N
   return [id, type, body, JSON.stringify(headers), fingerprint, ...whenParameters(due)]
 }
 
-/** A settlement's row for `remove`: what is deleted; none for what is kept. */
-export function removal(settle: Settlement): unknown[] | undefined {
-  if (settle.kind === 'discard') return [settle.id, settle.attempt, STATE.dead]
-  return settle.kind === 'complete' && settle.keepMs === 0
-    ? [settle.id, settle.attempt, STATE.leased]
-    : undefined
-}
-
-/** A settlement's row for `change`: what is kept, and how; none for what is deleted. */
-export function change(settle: Settlement): unknown[] | undefined {
-  const leased = [settle.id, settle.attempt, STATE.leased]
+/** The statement that settles, and its row: `complete` and `discard` delete the event. */
+export function settling(settle: Settlement): ['complete' | 'discard' | 'change', unknown[]] {
+  const { id, attempt } = settle
+  const leased = [id, attempt, STATE.leased]
   switch (settle.kind) {
     case 'complete':
-      return settle.keepMs === 0 ? undefined : [...leased, STATE.done, settle.keepMs, null, 0]
+      if (settle.keepMs === 0) return ['complete', held(settle)]
+      return ['change', [...leased, STATE.done, settle.keepMs, null, PARDON.none]]
     case 'retry':
-      return [...leased, STATE.waiting, settle.delayMs, settle.error, settle.counted ? 0 : 1]
+      return [
+        'change',
+        [...leased, STATE.waiting, settle.delayMs, settle.error, settle.counted ? PARDON.none : PARDON.one],
+      ]
     case 'bury':
-      return [...leased, STATE.dead, 0, settle.error, 0]
+      return ['change', [...leased, STATE.dead, 0, settle.error, PARDON.none]]
     case 'revive':
-      return [settle.id, settle.attempt, STATE.dead, STATE.waiting, 0, null, 2]
+      return ['change', [id, attempt, STATE.dead, STATE.waiting, 0, null, PARDON.all]]
     case 'discard':
-      return undefined
+      return ['discard', held(settle)]
   }
 }
 
-/** A lease's row for `extend`. */
+/** A lease's row. */
 export function held({ id, attempt }: Lease): unknown[] {
-  return [id, attempt, STATE.leased]
+  return [id, attempt]
 }

@@ -14,7 +14,7 @@ import type {
 import type { Connection, SqliteDatabase } from './connection.ts'
 import { watchOtherConnections } from './listen.ts'
 import { migrate, type Tables } from './schema.ts'
-import { change, eventParameters, held, type Row, removal, Statements, whenParameters } from './statements.ts'
+import { eventParameters, held, type Row, Statements, settling, whenParameters } from './statements.ts'
 
 // SQLite's own limit is 1e9 bytes for a row; beyond this the memory for copies is the sooner end.
 const LIMIT_BYTES = 256 * 1024 * 1024
@@ -57,7 +57,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
     return this.#connection.statements(() => {
-      const due = this.#statements.all<{ seq: number }>('due', limit).map(({ seq }) => seq)
+      const due = this.#statements.column<number>('due', limit)
       if (due.length === 0) return []
       const leased = new Map(
         this.#statements.all<Row>('lease', leaseMs, JSON.stringify(due)).map((row) => [row.seq, row]),
@@ -139,23 +139,27 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   }
 
   #settle(outcomes: readonly Outcome[]): OutcomeResult[] {
-    const removals: unknown[] = []
-    const changes: unknown[] = []
+    const rows = { complete: [] as unknown[], discard: [] as unknown[], change: [] as unknown[] }
     const duplicates = new Map<number, OutcomeResult>()
     for (const [index, { settle, append }] of outcomes.entries()) {
       if (!settle) continue
       const duplicate = this.#duplicate(append)
-      const removed = removal(settle)
-      const changed = change(settle)
+      const [statement, row] = settling(settle)
       if (duplicate) duplicates.set(index, duplicate)
-      else if (removed) removals.push(removed)
-      else if (changed) changes.push(changed)
+      else rows[statement].push(row)
     }
-    const removed = removals.length > 0 ? this.#ids('remove', JSON.stringify(removals)) : NONE
-    const changed = changes.length > 0 ? this.#ids('change', JSON.stringify(changes)) : NONE
+    const completed = this.#settled('complete', rows.complete)
+    const discarded = this.#settled('discard', rows.discard)
+    const changed = this.#settled('change', rows.change)
     return outcomes.map(({ settle }, index) =>
-      !settle || removed.has(settle.id) || changed.has(settle.id) ? APPLIED : (duplicates.get(index) ?? LOST),
+      !settle || completed.has(settle.id) || discarded.has(settle.id) || changed.has(settle.id)
+        ? APPLIED
+        : (duplicates.get(index) ?? LOST),
     )
+  }
+
+  #settled(statement: 'complete' | 'discard' | 'change', rows: readonly unknown[]): ReadonlySet<string> {
+    return rows.length > 0 ? this.#ids(statement, JSON.stringify(rows)) : NONE
   }
 
   /** Appends what survived settling; an event whose id is taken turns its outcome into a duplicate. */
@@ -192,22 +196,25 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
     return inserted.size === events.length ? 'all' : inserted
   }
 
-  #ids(statement: 'extend' | 'remove' | 'change' | 'appendMany', ...parameters: unknown[]): Set<string> {
-    return new Set(this.#statements.all<{ id: string }>(statement, ...parameters).map(({ id }) => id))
+  #ids(
+    statement: 'extend' | 'complete' | 'discard' | 'change' | 'appendMany',
+    ...parameters: unknown[]
+  ): Set<string> {
+    return new Set(this.#statements.column<string>(statement, ...parameters))
   }
 }
 
 function takesOneStatement(outcomes: readonly Outcome[]): boolean {
-  let kinds = 0
+  const settles = new Set<string>()
   let appended = 0
   let payloads = 0
   for (const { settle, append, put, remove } of outcomes) {
-    if (settle) kinds |= removal(settle) ? 1 : 2
+    if (settle) settles.add(settling(settle)[0])
     appended += append.length
     payloads += put.length + remove.length
   }
-  if (kinds === 0) return payloads === 0 || (appended === 0 && payloads === 1)
-  return kinds !== 3 && appended + payloads === 0
+  if (settles.size === 0) return payloads === 0 || (appended === 0 && payloads === 1)
+  return settles.size === 1 && appended + payloads === 0
 }
 
 function leasedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): LeasedEvent {
