@@ -19,6 +19,9 @@ import { eventParameters, held, type Row, Statements, settling, whenParameters }
 // SQLite's own limit is 1e9 bytes for a row; beyond this the memory for copies is the sooner end.
 const LIMIT_BYTES = 256 * 1024 * 1024
 
+// Above this, writing and reading JSON within JSON takes longer than a statement for each event.
+const JSON_AT_MOST = 64 * 1024
+
 const APPLIED: OutcomeResult = { status: 'applied' }
 const LOST: OutcomeResult = { status: 'lost' }
 const NONE: ReadonlySet<string> = new Set()
@@ -187,13 +190,15 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   }
 
   #insert(events: readonly NewEvent[]): 'all' | Set<string> {
-    const [first] = events
-    if (!first) return 'all'
-    if (events.length === 1) {
-      return this.#statements.run('appendOne', ...eventParameters(first)) === 1 ? 'all' : new Set()
-    }
-    const inserted = this.#ids('appendMany', JSON.stringify(events.map(eventParameters)))
+    const inserted =
+      events.length > 1 && characters(events) <= JSON_AT_MOST
+        ? this.#ids('appendMany', JSON.stringify(events.map(eventParameters)))
+        : new Set(events.filter((event) => this.#appended(event)).map(({ id }) => id))
     return inserted.size === events.length ? 'all' : inserted
+  }
+
+  #appended(event: NewEvent): boolean {
+    return this.#statements.run('appendOne', ...eventParameters(event)) === 1
   }
 
   #ids(
@@ -207,14 +212,21 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
 function takesOneStatement(outcomes: readonly Outcome[]): boolean {
   const settles = new Set<string>()
   let appended = 0
+  let appendedCharacters = 0
   let payloads = 0
   for (const { settle, append, put, remove } of outcomes) {
     if (settle) settles.add(settling(settle)[0])
     appended += append.length
+    appendedCharacters += characters(append)
     payloads += put.length + remove.length
   }
-  if (settles.size === 0) return payloads === 0 || (appended === 0 && payloads === 1)
-  return settles.size === 1 && appended + payloads === 0
+  if (settles.size > 0) return settles.size === 1 && appended + payloads === 0
+  if (appended === 0) return payloads <= 1
+  return payloads === 0 && (appended === 1 || appendedCharacters <= JSON_AT_MOST)
+}
+
+function characters(events: readonly NewEvent[]): number {
+  return events.reduce((sum, { body }) => sum + body.length, 0)
 }
 
 function leasedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): LeasedEvent {
