@@ -2,6 +2,7 @@
 export interface MongoSession {
   readonly hasEnded: boolean
   inTransaction(): boolean
+  abortTransaction(): Promise<unknown>
   withTransaction(work: () => Promise<unknown>, options?: object): Promise<unknown>
   endSession(): Promise<unknown>
 }
@@ -17,28 +18,31 @@ export interface MongoTransactionOptions {
     readonly journal?: boolean
   }
   readonly maxCommitTimeMS?: number
-  /** Longest time of the whole transaction, its retries included. @default 120 s for retries, by the driver */
-  readonly timeoutMS?: number
 }
 
 /** The part of a Collection that is used. */
 export interface MongoCollection {
   find(filter: object, options?: object): { toArray(): Promise<object[]> }
-  updateOne(filter: object, update: object[], options?: object): Promise<{ upsertedCount: number }>
+  updateOne(
+    filter: object,
+    update: object[],
+    options?: object,
+  ): Promise<{ matchedCount: number; upsertedCount: number }>
   updateMany(filter: object, update: object[], options?: object): Promise<{ matchedCount: number }>
+  deleteOne(filter: object, options?: object): Promise<{ deletedCount: number }>
   deleteMany(filter: object, options?: object): Promise<{ deletedCount: number }>
   bulkWrite(
     operations: never[],
     options?: object,
-  ): Promise<{ readonly upsertedIds: { readonly [index: number]: unknown } }>
+  ): Promise<{ readonly matchedCount: number; readonly upsertedIds: { readonly [index: number]: unknown } }>
   countDocuments(filter: object): Promise<number>
   createIndex(keys: never, options?: object): Promise<unknown>
-  watch(pipeline?: object[]): MongoChangeStream
+  watch(pipeline?: object[], options?: object): MongoChangeStream
 }
 
 /** The part of a ChangeStream that is used. */
-interface MongoChangeStream {
-  on(event: 'change' | 'error', listener: () => void): unknown
+export interface MongoChangeStream {
+  on(event: 'change' | 'error' | 'close', listener: () => void): unknown
   close(): Promise<unknown>
 }
 
@@ -51,6 +55,6 @@ export interface MongoDatabase {
 
 /** The part of a MongoClient that is used, of the drivers 6 and 7 alike. */
 export interface MongoClientLike<Session extends MongoSession> {
-  db(name?: string): MongoDatabase
+  db(name?: string, options?: object): MongoDatabase
   startSession(): Session
 }

@@ -7,10 +7,17 @@ interface MongoError extends Error {
 
 // Not primary, stepping down, shutting down, host unreachable, write conflict, lock timeout, exceeded time limit.
 const TRANSIENT_CODES = [6, 7, 24, 50, 89, 91, 112, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436]
-const NETWORK = /^Mongo(Network|ServerSelection|PoolCleared|WaitQueueTimeout|NetworkTimeout)/
+const PASSING =
+  /^Mongo(Network|ServerSelection|PoolCleared|WaitQueueTimeout|NetworkTimeout|OperationTimeout|WriteConcern)/
+
+// After these nobody knows whether the server has applied a write. A server that can't be found may be the one that got
+// the driver's first try; one that fails the write concern has applied the write and may have to roll it back.
+const UNANSWERED = /^Mongo(Network|ServerSelection|OperationTimeout|WriteConcern|ClientClosed)/
+
+const CONFLICTING_OPERATION_IN_PROGRESS = 117
 
 export function hasCode(error: unknown, code: number): boolean {
-  return (error as MongoError | null)?.code === code
+  return Number((error as MongoError | null)?.code) === code
 }
 
 /** Whether the driver may run the whole transaction again. */
@@ -22,31 +29,60 @@ export function isTransientInTransaction(error: unknown): boolean {
 export function mongoError(thrown: unknown): OutboxError {
   if (thrown instanceof OutboxError) return thrown
   const cause = toError(thrown) as MongoError
-  if (label(cause, 'UnknownTransactionCommitResult')) return unknownOutcome(cause)
+  if (hasCode(cause, CONFLICTING_OPERATION_IN_PROGRESS)) {
+    return new StorageError(
+      'two operations began in one session at the same time, and MongoDB can only run one after the other; ' +
+        'await each operation of the transaction before the next',
+      { cause, transient: false },
+    )
+  }
   const transient =
     label(cause, 'RetryableWriteError') ||
     label(cause, 'TransientTransactionError') ||
-    NETWORK.test(cause.name) ||
+    PASSING.test(cause.name) ||
     TRANSIENT_CODES.some((code) => hasCode(cause, code))
-  const code = typeof cause.code === 'number' ? `${cause.name} ${cause.code}` : cause.name
-  return new StorageError(`MongoDB failed (${code}: ${cause.message}); nothing was written`, {
+  return new StorageError(`MongoDB failed (${named(cause)}: ${cause.message}); nothing was written`, {
     cause,
     transient,
   })
 }
 
-/** The same for a write outside a transaction: when the connection is gone, nobody knows whether it was applied. */
+/** The same for a write outside a transaction. */
 export function mongoWriteError(thrown: unknown): OutboxError {
   const cause = toError(thrown)
-  const lost = /^MongoNetwork/.test(cause.name) || label(cause, 'RetryableWriteError')
-  return !(thrown instanceof OutboxError) && lost ? unknownOutcome(cause) : mongoError(thrown)
+  const unanswered = UNANSWERED.test(cause.name) || label(cause, 'RetryableWriteError')
+  return unanswered ? unknownOutcome(cause) : mongoError(thrown)
+}
+
+/** The same for a commit: it certainly failed only when the server said so. */
+export function mongoCommitError(thrown: unknown): OutboxError {
+  const cause = toError(thrown)
+  const refused = cause.name === 'MongoServerError' && !label(cause, 'UnknownTransactionCommitResult')
+  return refused || isTransientInTransaction(cause) ? mongoError(thrown) : unknownOutcome(cause)
+}
+
+/** Does something with the driver; what it throws becomes an error of this library. */
+export async function mapped<R>(
+  work: Promise<R>,
+  map: (error: unknown) => OutboxError = mongoError,
+): Promise<R> {
+  try {
+    return await work
+  } catch (error) {
+    throw map(error)
+  }
 }
 
 function unknownOutcome(cause: Error): UnknownOutcomeError {
   return new UnknownOutcomeError(
-    `the connection to MongoDB was lost during a write (${cause.message}); it may or may not have happened`,
+    `MongoDB did not confirm a write (${named(cause)}: ${cause.message}); it may or may not have happened, ` +
+      'and repeating it with the same ids is safe',
     { cause },
   )
+}
+
+function named({ name, code }: MongoError): string {
+  return typeof code === 'number' ? `${name} ${code}` : name
 }
 
 function label(error: unknown, name: string): boolean {

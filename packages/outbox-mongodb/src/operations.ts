@@ -1,5 +1,8 @@
 import type { Lease, NewEvent, PayloadRecord, Settlement, When } from 'outbox-core'
 
+/** A statement of a bulk write. */
+export type Operation = { readonly filter: object; readonly update: object[] }
+
 /** Events that are held with exactly these attempt numbers. */
 export function heldFilter(leases: readonly Lease[], state: 'leased' | 'dead'): object {
   const byAttempt = Map.groupBy(leases, ({ attempt }) => attempt)
@@ -12,10 +15,7 @@ export function heldFilter(leases: readonly Lease[], state: 'leased' | 'dead'): 
 }
 
 /** Inserts an event unless its id is taken; by an update, since only updates know the server's clock. */
-export function appendOperation({ id, type, body, headers, fingerprint, due }: NewEvent): {
-  filter: object
-  update: object[]
-} {
+export function appendOperation({ id, type, body, headers, fingerprint, due }: NewEvent): Operation {
   const event = {
     type: { $literal: type },
     body: { $literal: body },
@@ -36,7 +36,7 @@ export function appendOperation({ id, type, body, headers, fingerprint, due }: N
 }
 
 /** Stores a payload, replacing what is there. */
-export function putOperation({ id, data, expires }: PayloadRecord): { filter: object; update: object[] } {
+export function putOperation({ id, data, expires }: PayloadRecord): Operation {
   const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength)
   return {
     filter: { _id: id },
@@ -45,13 +45,32 @@ export function putOperation({ id, data, expires }: PayloadRecord): { filter: ob
 }
 
 /** Whether a settlement deletes its event. */
-export function deletes(settle: Settlement): boolean {
+function deletes(settle: Settlement): boolean {
   return settle.kind === 'discard' || (settle.kind === 'complete' && settle.keepMs === 0)
 }
 
-/** What a settlement that keeps its event makes of it. */
-export function changeOperation(settle: Settlement): { filter: object; update: object[] } {
-  return { filter: { _id: settle.id }, update: [{ $set: change(settle) }, ...closing(settle)] }
+/** Which state an event must be in for its settlement to apply. */
+export function stateFor({ kind }: Settlement): 'leased' | 'dead' {
+  return kind === 'revive' || kind === 'discard' ? 'dead' : 'leased'
+}
+
+/** Deletes the events of settlements that do, one statement for each state they must be in. */
+export function deleteFilters(settles: readonly Settlement[]): object[] {
+  return [...Map.groupBy(settles.filter(deletes), stateFor)].map(([state, group]) => heldFilter(group, state))
+}
+
+/** Changes the events of the other settlements, one statement for each different change. */
+export function changeOperations(settles: readonly Settlement[]): Operation[] {
+  const kept = settles.filter((settle) => !deletes(settle))
+  const groups = Map.groupBy(kept, (settle) => JSON.stringify({ ...settle, id: '', attempt: 0 }))
+  return [...groups.values()].flatMap((group) => {
+    const [first] = group
+    if (!first) return []
+    return {
+      filter: heldFilter(group, stateFor(first)),
+      update: [{ $set: change(first) }, ...closing(first)],
+    }
+  })
 }
 
 function change(settle: Settlement): object {

@@ -41,6 +41,6 @@ export class MongoDBOutbox<Session extends MongoSession = MongoSession> extends 
       events: identifier('collections.events', events),
       payloads: identifier('collections.payloads', payloads),
     }
-    super(new MongoStorage(client, client.db(options.database), names, options.watch ?? false), options)
+    super(new MongoStorage(client, options.database, names, options.watch ?? false), options)
   }
 }

@@ -28,6 +28,7 @@ export interface EventDocument {
 }
 
 const NAMESPACE_EXISTS = 48
+const WIRE_VERSION_5_0 = 13
 const INDEX_CONFLICTS = [85, 86]
 
 /**
@@ -80,15 +81,17 @@ async function createIndex(
 }
 
 async function assertSupported(db: MongoDatabase): Promise<void> {
-  const { setName, msg } = await db.command({ hello: 1 })
+  // `hello` tells all of it, and is allowed to clients of the strict Stable API.
+  const { setName, msg, maxWireVersion } = await db.command({ hello: 1 })
   if (setName === undefined && msg !== 'isdbgrid') {
     throw new UnsupportedBackendError(
       'this MongoDB server is standalone, and only a replica set has transactions; start it with --replSet rs0 and run ' +
         "mongosh --eval 'rs.initiate()'",
     )
   }
-  const { version } = await db.command({ buildInfo: 1 })
-  if (Number.parseInt(String(version), 10) < 5) {
-    throw new UnsupportedBackendError(`MongoDB is ${version}, 5.0 or newer is needed`)
+  if (Number(maxWireVersion) < WIRE_VERSION_5_0) {
+    throw new UnsupportedBackendError(
+      `this MongoDB server is older than 5.0 (wire version ${maxWireVersion}); upgrade it`,
+    )
   }
 }

@@ -2,7 +2,6 @@ import { randomUUID } from 'node:crypto'
 import {
   type DeadPage,
   type DeadQuery,
-  ForeignTransactionError,
   type Lease,
   type LeasedEvent,
   type Outcome,
@@ -12,8 +11,6 @@ import {
   type StorageLimits,
   type StorageStats,
   TransactionClosedError,
-  TransactionMissingError,
-  toError,
 } from 'outbox-core'
 import type {
   MongoClientLike,
@@ -22,12 +19,24 @@ import type {
   MongoSession,
   MongoTransactionOptions,
 } from './client.ts'
-import { isTransientInTransaction, mongoError, mongoWriteError } from './errors.ts'
+import { mapped, mongoWriteError } from './errors.ts'
 import { heldFilter, inMs } from './operations.ts'
 import { type CollectionNames, createCollections, type EventDocument } from './schema.ts'
+import { assertOpen, MAJORITY, transact } from './transaction.ts'
+import { watchInserts } from './watch.ts'
 import { OutcomeWriter } from './write.ts'
 
-const MAJORITY = { writeConcern: { w: 'majority' } } as const
+// Whatever the user's client is set to: leases and claims are read where they were written, and come out as plain values.
+const OUR_WAY = {
+  readPreference: 'primary',
+  readConcern: { level: 'local' },
+  raw: false,
+  fieldsAsRaw: {},
+  promoteValues: true,
+  promoteLongs: true,
+  promoteBuffers: true,
+  useBigInt64: false,
+} as const
 
 // A document has at most 16 MiB; the rest of it needs room as well.
 const LIMIT_BYTES = 16 * 1024 * 1024 - 64 * 1024
@@ -44,14 +53,19 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   readonly #writer: OutcomeWriter
   readonly listen?: (wake: () => void) => Promise<() => Promise<void>>
 
-  constructor(client: MongoClientLike<Session>, db: MongoDatabase, names: CollectionNames, watch: boolean) {
+  constructor(
+    client: MongoClientLike<Session>,
+    database: string | undefined,
+    names: CollectionNames,
+    watch: boolean,
+  ) {
     this.#client = client
-    this.#db = db
+    this.#db = client.db(database, OUR_WAY)
     this.#names = names
-    this.#events = db.collection(names.events)
-    this.#payloads = db.collection(names.payloads)
+    this.#events = this.#db.collection(names.events)
+    this.#payloads = this.#db.collection(names.payloads)
     this.#writer = new OutcomeWriter(this.#events, this.#payloads)
-    if (watch) this.listen = async (wake) => this.#watch(wake)
+    if (watch) this.listen = async (wake) => watchInserts(this.#events, wake)
   }
 
   async initialize(): Promise<void> {
@@ -59,42 +73,39 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   }
 
   async transaction<R>(work: (tx: Session) => Promise<R>, options?: MongoTransactionOptions): Promise<R> {
-    const session = this.#client.startSession()
-    let thrown: { readonly error: unknown } | undefined
-    try {
-      let result: R | undefined
-      const run = async (): Promise<void> => {
-        thrown = undefined
-        try {
-          result = await work(session)
-        } catch (error) {
-          thrown = { error }
-          throw driverError(error)
-        }
-      }
-      await session.withTransaction(run, { readConcern: { level: 'snapshot' }, ...MAJORITY, ...options })
-      return result as R
-    } catch (error) {
-      // What the callback threw is the caller's own; the rest happened at begin or commit.
-      throw thrown ? thrown.error : mongoError(error)
-    } finally {
-      await session.endSession()
-    }
+    return transact(
+      this.#client,
+      async (session) => {
+        const result = await work(session)
+        // The driver takes such an end for the wanted one, and an abort would look like a commit.
+        if (!session.inTransaction())
+          throw new TransactionClosedError('leave its end to outbox.transaction()')
+        return result
+      },
+      options,
+    )
   }
 
   async enlist<R>(tx: Session, work: (tx: Session) => Promise<R>): Promise<R> {
-    this.#assertOpen(tx)
+    assertOpen(tx, this.#client)
     return work(tx)
   }
 
   async write(outcomes: readonly Outcome[], tx?: Session): Promise<readonly OutcomeResult[]> {
     if (tx) {
-      this.#assertOpen(tx)
+      assertOpen(tx, this.#client)
       return mapped(this.#writer.write(outcomes, { session: tx }))
     }
-    if (this.#writer.isOneOperation(outcomes))
-      return mapped(this.#writer.write(outcomes, MAJORITY), mongoWriteError)
-    return this.transaction((session) => mapped(this.#writer.write(outcomes, { session })))
+    if (outcomes.length === 0) return []
+    if (this.#writer.isOneOperation(outcomes)) {
+      return (await mapped(this.#writer.writeHeld(outcomes, MAJORITY), mongoWriteError)) ?? []
+    }
+    const results = await transact(this.#client, async (session) => {
+      const held = await mapped(this.#writer.writeHeld(outcomes, { session }))
+      if (!held) await mapped(session.abortTransaction())
+      return held
+    })
+    return results ?? transact(this.#client, (session) => mapped(this.#writer.write(outcomes, { session })))
   }
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
@@ -128,13 +139,10 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   }
 
   async getPayload(id: string, tx?: Session): Promise<Uint8Array | undefined> {
-    if (tx) this.#assertOpen(tx)
+    if (tx) assertOpen(tx, this.#client)
     const filter = { _id: id, $expr: { $gt: ['$expires_at', '$$NOW'] } }
     const found = await mapped(this.#payloads.find(filter, tx ? { session: tx } : {}).toArray())
-    const [document] = found as { data: Uint8Array | { buffer: Uint8Array; position: number } }[]
-    if (!document) return undefined
-    const { data } = document
-    return data instanceof Uint8Array ? data : data.buffer.subarray(0, data.position)
+    return (found as { data: Uint8Array }[])[0]?.data
   }
 
   async purge(limit: number): Promise<Purged> {
@@ -180,31 +188,13 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
         this.#events.countDocuments(DUE),
         this.#events.countDocuments(held),
         this.#events.countDocuments({ state: 'dead' }),
-        this.#events.find(DUE, oldestFirst).toArray() as Promise<
-          { late: number | bigint | { toNumber(): number } }[]
-        >,
+        this.#events.find(DUE, oldestFirst).toArray() as Promise<{ late: number }[]>,
       ]),
     )
-    return { due, leased, dead, oldestDueMs: oldest[0] ? Number(oldest[0].late) : null }
+    return { due, leased, dead, oldestDueMs: oldest[0]?.late ?? null }
   }
 
   async close(): Promise<void> {}
-
-  #assertOpen(session: Session): void {
-    if (typeof session?.inTransaction !== 'function') {
-      throw new ForeignTransactionError('this is no session; pass one that your client started')
-    }
-    const { client } = session as { readonly client?: unknown }
-    if (client !== undefined && client !== this.#client) {
-      throw new ForeignTransactionError("this session is another client's, not the outbox's")
-    }
-    if (session.hasEnded) throw new TransactionClosedError()
-    if (!session.inTransaction()) {
-      throw new TransactionMissingError(
-        'the session has no transaction open; call session.startTransaction() first',
-      )
-    }
-  }
 
   async #purgeFrom(
     collection: MongoCollection,
@@ -217,28 +207,6 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
     const ids = found.map(({ _id }) => _id)
     return (await mapped(collection.deleteMany({ _id: { $in: ids }, ...filter }, MAJORITY))).deletedCount
   }
-
-  #watch(wake: () => void): () => Promise<void> {
-    const stream = this.#events.watch([{ $match: { operationType: 'insert' } }])
-    stream.on('change', wake)
-    // Polling goes on without it.
-    stream.on('error', () => void stream.close())
-    return async () => void (await stream.close())
-  }
-}
-
-async function mapped<R>(work: Promise<R>, map: (error: unknown) => Error = mongoError): Promise<R> {
-  try {
-    return await work
-  } catch (error) {
-    throw map(error)
-  }
-}
-
-// The driver runs a transaction again only when it sees its own error.
-function driverError(error: unknown): unknown {
-  const { cause } = toError(error)
-  return isTransientInTransaction(cause) ? cause : error
 }
 
 function leasedEvent({ _id, type, body, headers, created, attempt, uncounted }: EventDocument): LeasedEvent {

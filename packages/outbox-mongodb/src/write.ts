@@ -1,6 +1,13 @@
 import type { NewEvent, Outcome, OutcomeResult, Settlement } from 'outbox-core'
 import type { MongoCollection } from './client.ts'
-import { appendOperation, changeOperation, deletes, heldFilter, putOperation } from './operations.ts'
+import {
+  appendOperation,
+  changeOperations,
+  deleteFilters,
+  type Operation,
+  putOperation,
+  stateFor,
+} from './operations.ts'
 import type { EventDocument } from './schema.ts'
 
 const APPLIED: OutcomeResult = { status: 'applied' }
@@ -16,87 +23,99 @@ export class OutcomeWriter {
     this.#payloads = payloads
   }
 
-  /** Whether `write` needs no transaction around it. */
+  /** Whether `write` is one operation, so that it needs no transaction around it. */
   isOneOperation(outcomes: readonly Outcome[]): boolean {
-    if (outcomes.length === 0) return true
-    const parts = outcomes.map(({ append, put, remove }) => append.length + put.length + remove.length)
-    const total = parts.reduce((sum, count) => sum + count, 0)
-    const settles = outcomes.flatMap(({ settle }) => settle ?? [])
-    return settles.length === 0 ? total <= 1 : total === 0 && settles.every(deletesLeased)
+    const parts = outcomes.map(
+      ({ settle, append, put, remove }) => (settle ? 1 : 0) + append.length + put.length + remove.length,
+    )
+    return parts.reduce((sum, count) => sum + count, 0) <= 1
   }
 
+  /** Applies what can be applied; asks first which leases still hold. */
   async write(outcomes: readonly Outcome[], options: object): Promise<readonly OutcomeResult[]> {
-    const results = await this.#settle(outcomes, options)
+    const results = await this.#look(outcomes, options)
+    await this.#apply(outcomes, results, options)
+    return results
+  }
+
+  /**
+   * The same without asking first, which saves a round trip.
+   *
+   * @returns undefined when one lease of several was lost: roll back, then `write`
+   */
+  async writeHeld(
+    outcomes: readonly Outcome[],
+    options: object,
+  ): Promise<readonly OutcomeResult[] | undefined> {
+    const results = outcomes.map(() => APPLIED)
+    const held = await this.#apply(outcomes, results, options)
+    if (held) return results
+    return outcomes.length === 1 ? [LOST] : undefined
+  }
+
+  /** Stops after settling, and returns false, when not every lease held. */
+  async #apply(outcomes: readonly Outcome[], results: OutcomeResult[], options: object): Promise<boolean> {
+    const settles = outcomes.flatMap(({ settle }, index) => (isApplied(results, index) && settle) || [])
+    if (settles.length > 0 && (await this.#settle(settles, options)) < settles.length) return false
     await this.#append(outcomes, results, options)
-    const applied = outcomes.filter((_, index) => results[index] === APPLIED)
-    const removed = applied.flatMap(({ remove }) => remove)
-    if (removed.length > 0) await this.#payloads.deleteMany({ _id: { $in: removed } }, options)
-    await upsert(
-      this.#payloads,
-      applied.flatMap(({ put }) => put.map(putOperation)),
+    const applied = outcomes.filter((_, index) => isApplied(results, index))
+    await this.#remove(
+      applied.flatMap(({ remove }) => remove),
       options,
     )
-    return results
+    const puts = applied.flatMap(({ put }) => put.map(putOperation))
+    await upsert(this.#payloads, puts, options)
+    return true
   }
 
-  async #settle(outcomes: readonly Outcome[], options: object): Promise<OutcomeResult[]> {
-    const settles = outcomes.flatMap(({ settle }) => settle ?? [])
-    if (settles.length === 0) return outcomes.map(() => APPLIED)
-    if (settles.every(deletesLeased) && this.isOneOperation(outcomes)) return this.#complete(settles, options)
-    const held = await this.#held(settles, options)
-    // A second settlement of the same event in one call finds it settled.
-    const results = outcomes.map(({ settle }) => (!settle || held.delete(settle.id) ? APPLIED : LOST))
-    const applied = outcomes.flatMap(({ settle }, index) =>
-      settle && results[index] === APPLIED ? [settle] : [],
-    )
-    const gone = applied.filter(deletes).map(({ id }) => id)
-    if (gone.length > 0) await this.#events.deleteMany({ _id: { $in: gone } }, options)
-    await update(this.#events, applied.filter((settle) => !deletes(settle)).map(changeOperation), options)
-    return results
-  }
-
-  /** Completes without a transaction: one fenced delete, and a look at what is left when it found less than it should. */
-  async #complete(settles: readonly Settlement[], options: object): Promise<OutcomeResult[]> {
-    const before = settles.length > 1 ? undefined : new Set(settles.map(({ id }) => id))
-    const filter = heldFilter(settles, 'leased')
-    const held = before ?? (await this.#ids(filter, options))
-    const { deletedCount } = await this.#events.deleteMany(filter, options)
-    if (deletedCount === settles.length) return settles.map(() => APPLIED)
-    if (deletedCount === 0) return settles.map(() => LOST)
-    return settles.map(({ id }) => (held.has(id) ? APPLIED : LOST))
-  }
-
-  /** Which settlements name an event as it is now. */
-  async #held(settles: readonly Settlement[], options: object): Promise<Set<string>> {
-    const ids = settles.map(({ id }) => id)
+  /** Which settlements name an event as it is now; the transaction keeps it so. */
+  async #look(outcomes: readonly Outcome[], options: object): Promise<OutcomeResult[]> {
+    const ids = outcomes.flatMap(({ settle }) => settle?.id ?? [])
+    if (ids.length === 0) return outcomes.map(() => APPLIED)
     const found = (await this.#events
       .find({ _id: { $in: ids } }, { ...options, projection: { attempt: 1, state: 1 } })
       .toArray()) as EventDocument[]
     const byId = new Map(found.map((event) => [event._id, event]))
-    const held = settles.filter((settle) => {
+    return outcomes.map(({ settle }) => {
+      if (!settle) return APPLIED
       const event = byId.get(settle.id)
-      return event?.attempt === settle.attempt && event.state === stateFor(settle)
+      // A second settlement of the same event finds it settled.
+      byId.delete(settle.id)
+      return event?.attempt === settle.attempt && event.state === stateFor(settle) ? APPLIED : LOST
     })
-    return new Set(held.map(({ id }) => id))
   }
 
-  async #ids(filter: object, options: object): Promise<Set<string>> {
-    const found = (await this.#events
-      .find(filter, { ...options, projection: { _id: 1 } })
-      .toArray()) as EventDocument[]
-    return new Set(found.map(({ _id }) => _id))
+  /** Each is fenced by its attempt number; returns how many were still held. */
+  async #settle(settles: readonly Settlement[], options: object): Promise<number> {
+    // The driver repeats an operation that lost its connection only when it is on one document.
+    const single = settles.length === 1
+    let settled = 0
+    for (const filter of deleteFilters(settles)) {
+      const deleted = await (single
+        ? this.#events.deleteOne(filter, options)
+        : this.#events.deleteMany(filter, options))
+      settled += deleted.deletedCount
+    }
+    const [change, ...others] = changeOperations(settles)
+    if (single && change) {
+      settled += (await this.#events.updateOne(change.filter, change.update, options)).matchedCount
+    } else if (change) {
+      const updates = [change, ...others].map((operation) => ({ updateMany: operation }))
+      settled += (await this.#events.bulkWrite(updates as never[], options)).matchedCount
+    }
+    return settled
   }
 
   /** Appends what survived settling; an event whose id is taken turns its outcome into a duplicate. */
   async #append(outcomes: readonly Outcome[], results: OutcomeResult[], options: object): Promise<void> {
-    const events = outcomes.flatMap(({ append }, index) => (results[index] === APPLIED ? append : []))
+    const events = outcomes.flatMap(({ append }, index) => (isApplied(results, index) ? append : []))
     const inserted = await upsert(this.#events, events.map(appendOperation), options)
     const taken = events.filter(({ fingerprint }, index) => fingerprint !== null && !inserted.has(index))
     if (taken.length === 0) return
     const first = await this.#fingerprints(taken, options)
     for (const [index, { append }] of outcomes.entries()) {
       const [event] = append
-      if (event && results[index] === APPLIED && taken.includes(event)) {
+      if (event && isApplied(results, index) && taken.includes(event)) {
         results[index] = { status: 'duplicate', fingerprint: first.get(event.id) ?? null }
       }
     }
@@ -109,9 +128,16 @@ export class OutcomeWriter {
       .toArray()) as EventDocument[]
     return new Map(found.map(({ _id, fingerprint }) => [_id, fingerprint]))
   }
+
+  async #remove(ids: readonly string[], options: object): Promise<void> {
+    if (ids.length === 1) await this.#payloads.deleteOne({ _id: ids[0] }, options)
+    else if (ids.length > 1) await this.#payloads.deleteMany({ _id: { $in: ids } }, options)
+  }
 }
 
-type Operation = { readonly filter: object; readonly update: object[] }
+function isApplied(results: readonly OutcomeResult[], index: number): boolean {
+  return results[index]?.status === 'applied'
+}
 
 /** Upserts in one command; returns the positions of what was not there before. */
 async function upsert(
@@ -131,21 +157,4 @@ async function upsert(
   const updates = operations.map((operation) => ({ updateOne: { ...operation, upsert: true } }))
   const { upsertedIds } = await collection.bulkWrite(updates as never[], options)
   return new Set(Object.keys(upsertedIds).map(Number))
-}
-
-async function update(
-  collection: MongoCollection,
-  operations: readonly Operation[],
-  options: object,
-): Promise<void> {
-  if (operations.length === 0) return
-  await collection.bulkWrite(operations.map((operation) => ({ updateOne: operation })) as never[], options)
-}
-
-function deletesLeased(settle: Settlement): boolean {
-  return settle.kind === 'complete' && deletes(settle)
-}
-
-function stateFor({ kind }: Settlement): 'leased' | 'dead' {
-  return kind === 'revive' || kind === 'discard' ? 'dead' : 'leased'
 }

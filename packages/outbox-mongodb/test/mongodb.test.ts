@@ -92,12 +92,7 @@ describe.skipIf(url === undefined)('MongoDB', () => {
       put: [],
       remove: [],
     }))
-    expect(await during(() => storage.write(steps))).toEqual([
-      'find',
-      'delete',
-      'update',
-      'commitTransaction',
-    ])
+    expect(await during(() => storage.write(steps))).toEqual(['delete', 'update', 'commitTransaction'])
     expect(await outbox.stats()).toMatchObject({ due: 50, leased: 0 })
   })
 
@@ -159,9 +154,7 @@ describe.skipIf(url === undefined)('MongoDB', () => {
       errorLabels: ['UnknownTransactionCommitResult'],
     })
     cleanups.push(() => client.db('admin').command({ configureFailPoint: 'failCommand', mode: 'off' }))
-    await expect(outbox.transaction(() => bus.emit('a', {}), { timeoutMS: 1_500 })).rejects.toThrow(
-      UnknownOutcomeError,
-    )
+    await expect(outbox.transaction(() => bus.emit('a', {}))).rejects.toThrow(UnknownOutcomeError)
   })
 
   test('the dispatcher goes on by itself when the primary has stepped down', async () => {

@@ -1,0 +1,65 @@
+import {
+  ForeignTransactionError,
+  TransactionClosedError,
+  TransactionMissingError,
+  toError,
+} from 'outbox-core'
+import type { MongoClientLike, MongoSession, MongoTransactionOptions } from './client.ts'
+import { isTransientInTransaction, mongoCommitError } from './errors.ts'
+
+export const MAJORITY = { writeConcern: { w: 'majority' } } as const
+
+/** Runs `work` in a transaction of a session of its own; again when the driver says that it may succeed then. */
+export async function transact<Session extends MongoSession, R>(
+  client: MongoClientLike<Session>,
+  work: (session: Session) => Promise<R>,
+  options?: MongoTransactionOptions,
+): Promise<R> {
+  const session = client.startSession()
+  let thrown: { readonly error: unknown } | undefined
+  try {
+    let result: R | undefined
+    const run = async (): Promise<void> => {
+      thrown = undefined
+      try {
+        result = await work(session)
+      } catch (error) {
+        thrown = { error }
+        throw driverError(error)
+      }
+    }
+    await session.withTransaction(run, { readConcern: { level: 'snapshot' }, ...MAJORITY, ...options })
+    return result as R
+  } catch (error) {
+    // What the callback threw is the caller's own; the rest happened at commit.
+    throw thrown ? thrown.error : mongoCommitError(error)
+  } finally {
+    await session.endSession()
+  }
+}
+
+/** @throws unless a transaction of this client is open on the session. */
+export function assertOpen<Session extends MongoSession>(
+  session: Session,
+  ours: MongoClientLike<Session>,
+): void {
+  if (typeof session?.inTransaction !== 'function') {
+    throw new ForeignTransactionError('this is no session; pass one that your client started')
+  }
+  const { client } = session as { readonly client?: unknown }
+  if (client !== undefined && client !== ours) {
+    throw new ForeignTransactionError("this session is another client's, not the outbox's")
+  }
+  if (session.hasEnded) throw new TransactionClosedError()
+  if (!session.inTransaction()) {
+    throw new TransactionMissingError(
+      'the session has no transaction open; call session.startTransaction() first',
+    )
+  }
+}
+
+// The driver runs a transaction again only when it sees its own error.
+function driverError(error: unknown): unknown {
+  const { cause } = toError(error)
+  return isTransientInTransaction(cause) ? cause : error
+}
