@@ -72,7 +72,8 @@ export async function postgresJs(
     execute: (tx, text, key) => tx.execute(insert(text, key)),
     transaction: (work) => db.transaction(work),
     statements: () => statements,
-    close: () => client.end(),
+    // Without a limit it never ends once a connection was lost.
+    close: () => client.end({ timeout: 1 }),
   }
 }
 

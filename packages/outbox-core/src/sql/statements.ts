@@ -55,16 +55,15 @@ export function payloadStatement({ payloads }: PostgresTables, id: string): Stat
   }
 }
 
-/** Deletes a bounded batch of each kind, by index. */
+/** Deletes a bounded batch of each kind, by index: an array keeps the planner from joining the whole table. */
 export function purgeStatement({ events, payloads }: PostgresTables, limit: number): Statement {
+  const purged = (table: string, condition: string, since: string, most: string): string =>
+    `DELETE FROM ${table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM ${table} WHERE ${condition} AND ${since} <= now()
+      ORDER BY ${since} LIMIT ${most}::int FOR UPDATE SKIP LOCKED)) RETURNING 1`
   return {
-    text: `WITH events AS (
-        DELETE FROM ${events} WHERE seq IN (SELECT seq FROM ${events} WHERE state = ${STATE.done} AND visible_at <= now()
-          ORDER BY visible_at LIMIT $1::int FOR UPDATE SKIP LOCKED) RETURNING 1
-      ), payloads AS (
-        DELETE FROM ${payloads} WHERE id IN (SELECT id FROM ${payloads} WHERE expires_at <= now()
-          ORDER BY expires_at LIMIT $2::int FOR UPDATE SKIP LOCKED) RETURNING 1
-      ) SELECT (SELECT count(*) FROM events)::int AS events, (SELECT count(*) FROM payloads)::int AS payloads`,
+    text: `WITH events AS (${purged(events, `state = ${STATE.done}`, 'visible_at', '$1')}),
+      payloads AS (${purged(payloads, 'true', 'expires_at', '$2')})
+      SELECT (SELECT count(*) FROM events)::int AS events, (SELECT count(*) FROM payloads)::int AS payloads`,
     parameters: [limit, limit],
   }
 }
@@ -75,20 +74,21 @@ export function deadStatement(
     limit: number
     ids: readonly string[] | undefined
     type: string | undefined
-    diedAt: number
-    seq: number
+    /** Microseconds since the epoch, and the number within them, of the last one seen. */
+    diedAt: string
+    seq: string
   },
 ): Statement {
   return {
-    text: `SELECT ${EVENT_COLUMNS}, ${CREATED_AT}, error, seq::text AS seq, (extract(epoch FROM died_at) * 1000000)::float8 AS died_at
+    text: `SELECT ${EVENT_COLUMNS}, ${CREATED_AT}, error, seq::text AS seq, (extract(epoch FROM died_at) * 1000000)::bigint::text AS died_at
       FROM ${events}
-      WHERE state = ${STATE.dead} AND (died_at, seq) > (to_timestamp($1::float8 / 1000000.0), $2::bigint)
+      WHERE state = ${STATE.dead} AND (died_at, seq) > (to_timestamp(0) + $1::bigint * interval '1 microsecond', $2::bigint)
         AND ($3::text IS NULL OR type = $3::text)
         AND ($4::json IS NULL OR id IN (SELECT json_array_elements_text($4::json)))
       ORDER BY ${events}.died_at, seq LIMIT $5::int`,
     parameters: [
       query.diedAt,
-      String(query.seq),
+      query.seq,
       query.type ?? null,
       query.ids ? JSON.stringify(query.ids) : null,
       query.limit,

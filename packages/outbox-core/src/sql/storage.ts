@@ -147,11 +147,15 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   }
 
   async listDead({ limit, ids, type, after }: DeadQuery): Promise<DeadPage> {
-    const [diedAt = 0, seq = 0] = after?.split('-').map(Number) ?? []
+    const [diedAt = '0', seq = '0'] = after?.split('-') ?? []
     const statement = deadStatement(this.#tables, { limit, ids, type, diedAt, seq })
-    const rows = await this.#run<Row & { error: string; died_at: number; seq: string }>(statement)
+    const rows = await this.#run<Row & { error: string; died_at: string; seq: string }>(statement)
     const last = rows.at(-1)
-    const events = rows.map((row) => ({ ...leasedEvent(row), error: row.error, diedAt: row.died_at / 1000 }))
+    const events = rows.map((row) => ({
+      ...leasedEvent(row),
+      error: row.error,
+      diedAt: Number(row.died_at) / 1000,
+    }))
     return { events, ...(last && rows.length === limit && { next: `${last.died_at}-${last.seq}` }) }
   }
 

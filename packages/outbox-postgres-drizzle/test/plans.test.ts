@@ -1,0 +1,105 @@
+import { randomUUID } from 'node:crypto'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { serverUrl } from '../../../test/servers/provided.ts'
+import { nodePostgres, type Query } from './clients.ts'
+
+const url = serverUrl()
+
+interface Plan {
+  readonly 'Node Type': string
+  readonly 'Relation Name'?: string
+  readonly Plans?: readonly Plan[]
+}
+
+describe.skipIf(url === undefined)('query plans on a large table', () => {
+  if (url === undefined) return
+  const schema = `plans_${randomUUID().slice(0, 8)}`
+  const raw = new pg.Client(url)
+  let client: Awaited<ReturnType<typeof nodePostgres>>
+
+  beforeAll(async () => {
+    await raw.connect()
+    await raw.query(`CREATE SCHEMA ${schema}`)
+    client = await nodePostgres(url, schema, 1)
+    await client.outbox({ schema }).initialize()
+    // 100,000 due, 50,000 done, 50,000 dead, 50,000 payloads, a tenth of them expired.
+    await raw.query(`INSERT INTO ${schema}.outbox_events (id, type, body, headers, created_at, visible_at, state, died_at)
+      SELECT 'event-' || n, 'type', '{}', '{}', now(), now() - n * interval '1 ms',
+        CASE n % 4 WHEN 0 THEN 2 WHEN 1 THEN 3 ELSE 0 END, CASE n % 4 WHEN 1 THEN now() END
+      FROM generate_series(1, 200000) AS n`)
+    await raw.query(`INSERT INTO ${schema}.saga_store (id, data, expires_at)
+      SELECT 'claim-' || n, '\\x00', now() + (n - 5000) * interval '1 s' FROM generate_series(1, 50000) AS n`)
+  })
+  afterAll(async () => {
+    await client.close()
+    await raw.query(`DROP SCHEMA ${schema} CASCADE`)
+    await raw.end()
+  })
+
+  /** Relations that the statement reads from end to end. */
+  const scanned = async ({ text, parameters }: Query): Promise<string[]> => {
+    await raw.query('BEGIN')
+    try {
+      const { rows } = await raw.query(`EXPLAIN (FORMAT JSON) ${text}`, [...parameters])
+      const whole = (plan: Plan): string[] => [
+        ...(plan['Node Type'] === 'Seq Scan' ? [plan['Relation Name'] ?? ''] : []),
+        ...(plan.Plans ?? []).flatMap(whole),
+      ]
+      return whole(rows[0]['QUERY PLAN'][0].Plan)
+    } finally {
+      await raw.query('ROLLBACK')
+    }
+  }
+
+  for (const statistics of ['as the tables were created', 'after ANALYZE']) {
+    test(`no statement of a batch reads a whole table, ${statistics}`, async () => {
+      if (statistics === 'after ANALYZE') await raw.query('ANALYZE')
+      const { storage } = client.outbox({ schema })
+      client.queries.length = 0
+      const events = await storage.lease(100, 60_000)
+      expect(events).toHaveLength(100)
+      await storage.extend(events, 60_000)
+      const [first, ...rest] = events
+      const next = (id: string) => ({
+        id: `next-${id}`,
+        type: 'a',
+        body: '{}',
+        headers: {},
+        due: { inMs: 0 },
+        fingerprint: id,
+      })
+      await storage.write([
+        ...rest.map(({ id, attempt }, n) => ({
+          settle: { id, attempt, kind: 'complete', keepMs: 0 } as const,
+          append: [next(id)],
+          put: [{ id: `new-${id}`, data: Uint8Array.of(1), expires: { inMs: 60_000 } }],
+          remove: [`claim-${40_000 + n}`],
+        })),
+        {
+          settle: { id: first?.id ?? '', attempt: 1, kind: 'retry', delayMs: 1, error: 'e', counted: true },
+          append: [],
+          put: [],
+          remove: [],
+        },
+      ])
+      await storage.write([{ append: [next(rest[0]?.id ?? '')], put: [], remove: [] }])
+      await storage.getPayload('claim-49000')
+      await storage.purge(100)
+      await storage.listDead({ limit: 100 })
+      await storage.listDead({ limit: 100, ids: ['event-1', 'event-5'] })
+      const queries = client.queries.splice(0)
+      expect(queries).toHaveLength(9)
+      const scanning: object[] = []
+      for (const query of queries) {
+        const tables = await scanned(query)
+        if (tables.length > 0) scanning.push({ tables, text: query.text })
+      }
+      expect(scanning).toEqual([])
+      // What would be seen if it were otherwise.
+      expect(
+        await scanned({ text: `SELECT * FROM ${schema}.outbox_events WHERE body = $1`, parameters: ['x'] }),
+      ).toEqual(['outbox_events'])
+    })
+  }
+})
