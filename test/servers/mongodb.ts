@@ -38,6 +38,9 @@ async function startMongod(binary: string): Promise<Server> {
     '0.5',
     '--setParameter',
     'enableTestCommands=1',
+    // A killed process's transaction holds its documents for this long; by default a minute.
+    '--setParameter',
+    'transactionLifetimeLimitSeconds=3',
   ]
   const server = new ServerProcess(binary, [...args, ...flags], () => initiate(url))
   await server.start()
