@@ -317,6 +317,37 @@ export function postgresSuite<Tx, TxOptions>(
       expect(await count('outbox_events')).toBe(0)
     })
 
+    test('pages through dead letters that died in the same microsecond, each once', async () => {
+      const { outbox } = await initialized()
+      await raw.query(
+        `INSERT INTO ${schema}.outbox_events (id, type, body, headers, created_at, visible_at, state, error, died_at)
+        SELECT 'dead-' || n, 'a', '1', '{}', now(), now(), 3, 'e', '2026-01-02 03:04:05.678901+00'
+        FROM generate_series(1, 12) AS n`,
+      )
+      for (const limit of [1, 5, 12]) {
+        const seen: string[] = []
+        for (let after: string | undefined, pages = 0; pages < 20; pages++) {
+          const page = await outbox.storage.listDead({ limit, ...(after !== undefined && { after }) })
+          seen.push(...page.events.map(({ id }) => id))
+          after = page.next
+          if (after === undefined) break
+        }
+        expect(seen).toEqual(Array.from({ length: 12 }, (_, index) => `dead-${index + 1}`))
+      }
+    })
+
+    test('puts more payloads in one write than a statement has parameters, each with its own bytes', async () => {
+      const { outbox } = await initialized(1)
+      const bytes = (n: number) => Uint8Array.from({ length: n % 7 }, (_, index) => (n + index) % 256)
+      const expires = { inMs: 60_000 }
+      const put = Array.from({ length: 70_000 }, (_, n) => ({ id: `claim-${n}`, data: bytes(n), expires }))
+      expect(await outbox.storage.write([{ append: [], put, remove: [] }])).toEqual([{ status: 'applied' }])
+      expect(await count('saga_store')).toBe(70_000)
+      for (const n of [0, 1, 6, 7, 12_345, 69_999]) {
+        expect([...((await outbox.storage.getPayload(`claim-${n}`)) ?? [-1])]).toEqual([...bytes(n)])
+      }
+    })
+
     test('names what to do when the tables are missing, and works once they are there', async () => {
       const client = await open()
       const outbox = client.outbox({ schema, logger: false })

@@ -81,11 +81,11 @@ export function deadStatement(
 ): Statement {
   return {
     text: `SELECT ${EVENT_COLUMNS}, ${CREATED_AT}, error, seq::text AS seq, (extract(epoch FROM died_at) * 1000000)::bigint::text AS died_at
-      FROM ${events}
+      FROM ${events} AS e
       WHERE state = ${STATE.dead} AND (died_at, seq) > (to_timestamp(0) + $1::bigint * interval '1 microsecond', $2::bigint)
         AND ($3::text IS NULL OR type = $3::text)
         AND ($4::json IS NULL OR id IN (SELECT json_array_elements_text($4::json)))
-      ORDER BY ${events}.died_at, seq LIMIT $5::int`,
+      ORDER BY e.died_at, e.seq LIMIT $5::int`,
     parameters: [
       query.diedAt,
       query.seq,
