@@ -8,11 +8,11 @@ interface MongoError extends Error {
 // Not primary, stepping down, shutting down, host unreachable, write conflict, lock timeout, exceeded time limit.
 const TRANSIENT_CODES = [6, 7, 24, 50, 89, 91, 112, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436]
 const PASSING =
-  /^Mongo(Network|ServerSelection|PoolCleared|WaitQueueTimeout|NetworkTimeout|OperationTimeout|WriteConcern)/
+  /^Mongo(Network|ServerSelection|PoolCleared|WaitQueueTimeout|NetworkTimeout|OperationTimeout|WriteConcern|TopologyClosed)/
 
 // After these nobody knows whether the server has applied a write. A server that can't be found may be the one that got
 // the driver's first try; one that fails the write concern has applied the write and may have to roll it back.
-const UNANSWERED = /^Mongo(Network|ServerSelection|OperationTimeout|WriteConcern|ClientClosed)/
+const UNANSWERED = /^Mongo(Network|ServerSelection|OperationTimeout|WriteConcern|ClientClosed|TopologyClosed)/
 
 const CONFLICTING_OPERATION_IN_PROGRESS = 117
 
@@ -41,7 +41,7 @@ export function mongoError(thrown: unknown): OutboxError {
     label(cause, 'TransientTransactionError') ||
     PASSING.test(cause.name) ||
     TRANSIENT_CODES.some((code) => hasCode(cause, code))
-  return new StorageError(`MongoDB failed (${named(cause)}: ${cause.message}); nothing was written`, {
+  return new StorageError(`MongoDB failed (${said(cause)}); nothing was written`, {
     cause,
     transient,
   })
@@ -75,14 +75,16 @@ export async function mapped<R>(
 
 function unknownOutcome(cause: Error): UnknownOutcomeError {
   return new UnknownOutcomeError(
-    `MongoDB did not confirm a write (${named(cause)}: ${cause.message}); it may or may not have happened, ` +
+    `MongoDB did not confirm a write (${said(cause)}); it may or may not have happened, ` +
       'and repeating it with the same ids is safe',
     { cause },
   )
 }
 
-function named({ name, code }: MongoError): string {
-  return typeof code === 'number' ? `${name} ${code}` : name
+function said({ name, code, message }: MongoError): string {
+  const what = `${name}${typeof code === 'number' ? ` ${code}` : ''}: ${message}`
+  // A client whose first connection failed never tries another by itself.
+  return name === 'MongoTopologyClosedError' ? `${what}; call client.connect()` : what
 }
 
 function label(error: unknown, name: string): boolean {

@@ -22,7 +22,7 @@ import type {
 import { mapped, mongoWriteError } from './errors.ts'
 import { heldFilter, inMs } from './operations.ts'
 import { type CollectionNames, createCollections, type EventDocument } from './schema.ts'
-import { assertOpen, MAJORITY, transact } from './transaction.ts'
+import { assertOpen, MAJORITY, transact, within } from './transaction.ts'
 import { watchInserts } from './watch.ts'
 import { OutcomeWriter } from './write.ts'
 
@@ -94,18 +94,20 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   async write(outcomes: readonly Outcome[], tx?: Session): Promise<readonly OutcomeResult[]> {
     if (tx) {
       assertOpen(tx, this.#client)
-      return mapped(this.#writer.write(outcomes, { session: tx }))
+      return mapped(this.#writer.write(outcomes, within(tx)))
     }
     if (outcomes.length === 0) return []
     if (this.#writer.isOneOperation(outcomes)) {
       return (await mapped(this.#writer.writeHeld(outcomes, MAJORITY), mongoWriteError)) ?? []
     }
     const results = await transact(this.#client, async (session) => {
-      const held = await mapped(this.#writer.writeHeld(outcomes, { session }))
+      const held = await mapped(this.#writer.writeHeld(outcomes, within(session)))
       if (!held) await mapped(session.abortTransaction())
       return held
     })
-    return results ?? transact(this.#client, (session) => mapped(this.#writer.write(outcomes, { session })))
+    return (
+      results ?? transact(this.#client, (session) => mapped(this.#writer.write(outcomes, within(session))))
+    )
   }
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
@@ -141,7 +143,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   async getPayload(id: string, tx?: Session): Promise<Uint8Array | undefined> {
     if (tx) assertOpen(tx, this.#client)
     const filter = { _id: id, $expr: { $gt: ['$expires_at', '$$NOW'] } }
-    const found = await mapped(this.#payloads.find(filter, tx ? { session: tx } : {}).toArray())
+    const found = await mapped(this.#payloads.find(filter, tx ? within(tx) : {}).toArray())
     return (found as { data: Uint8Array }[])[0]?.data
   }
 

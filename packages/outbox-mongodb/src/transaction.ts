@@ -9,6 +9,13 @@ import { isTransientInTransaction, mongoCommitError } from './errors.ts'
 
 export const MAJORITY = { writeConcern: { w: 'majority' } } as const
 
+const DEFAULTS = { readConcern: { level: 'snapshot' }, readPreference: 'primary', ...MAJORITY } as const
+
+/** What makes an operation part of a session's transaction, whose read preference would be the client's otherwise. */
+export function within(session: MongoSession): object {
+  return { session, readPreference: 'primary' }
+}
+
 /** Runs `work` in a transaction of a session of its own; again when the driver says that it may succeed then. */
 export async function transact<Session extends MongoSession, R>(
   client: MongoClientLike<Session>,
@@ -28,7 +35,7 @@ export async function transact<Session extends MongoSession, R>(
         throw driverError(error)
       }
     }
-    await session.withTransaction(run, { readConcern: { level: 'snapshot' }, ...MAJORITY, ...options })
+    await session.withTransaction(run, { ...DEFAULTS, ...options })
     return result as R
   } catch (error) {
     // What the callback threw is the caller's own; the rest happened at commit.

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { type ClientSession, MongoClient } from 'mongodb'
+import { MongoClient } from 'mongodb'
 import { MongoClient as MongoClient6 } from 'mongodb6'
 import {
   activity,
@@ -11,49 +11,15 @@ import {
   type SagaEvents,
   TransactionClosedError,
   TransactionMissingError,
-  UnknownOutcomeError,
   UnsupportedBackendError,
 } from 'outbox-core'
 import { until } from 'outbox-core/testing'
-import { afterEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
-import { MongoDBOutbox, type MongoDBOutboxOptions } from '../src/index.ts'
+import { MongoDBOutbox } from '../src/index.ts'
+import { cleanups, opened } from './opened.ts'
 
 const url = serverUrl()
-const cleanups: (() => Promise<unknown>)[] = []
-afterEach(async () => {
-  for (const cleanup of cleanups.splice(0).toReversed()) await cleanup()
-})
-
-async function opened(options: MongoDBOutboxOptions = {}, { drop = true } = {}) {
-  const commands: string[] = []
-  const client = await new MongoClient(url ?? '', { monitorCommands: true }).connect()
-  client.on('commandStarted', ({ commandName }) => commands.push(commandName))
-  cleanups.push(() => client.close())
-  const database = `t${randomUUID().replaceAll('-', '').slice(0, 20)}`
-  const db = client.db(database)
-  if (drop) cleanups.push(() => db.dropDatabase())
-  const outbox = new MongoDBOutbox<ClientSession>(client, { database, logger: false, ...options })
-  await outbox.initialize()
-  const during = async (work: () => Promise<unknown>): Promise<string[]> => {
-    commands.length = 0
-    await work()
-    return commands.filter((name) => name !== 'endSessions')
-  }
-  return { client, database, db, outbox, bus: new OutboxEventBus(outbox), during }
-}
-
-/** Makes the server fail the next `times` commands of a kind. */
-async function failing(
-  client: MongoClient,
-  failCommands: string[],
-  times: number,
-  data: object,
-): Promise<void> {
-  await client
-    .db('admin')
-    .command({ configureFailPoint: 'failCommand', mode: { times }, data: { failCommands, ...data } })
-}
 
 describe.skipIf(url === undefined)('MongoDB', () => {
   test('counts of commands: emit 1, idle poll 1, lease 3, a settled batch 2 or 1 and its transaction', async () => {
@@ -130,52 +96,6 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     expect(JSON.stringify(plan['queryPlanner'].winningPlan)).not.toContain('"stage":"SORT"')
   })
 
-  test('the callback runs again after a passing error, and nothing is written twice', async () => {
-    const { client, db, outbox, bus } = await opened()
-    await failing(client, ['update'], 1, { errorCode: 112, errorLabels: ['TransientTransactionError'] })
-    let runs = 0
-    await outbox.transaction(async (session) => {
-      runs++
-      await db.collection('orders').insertOne({ n: runs }, { session })
-      await bus.emit('a', {})
-      await outbox.sagaStore('1h').put('claim', Uint8Array.of(1))
-    })
-    expect(runs).toBe(2)
-    expect(await db.collection('orders').countDocuments()).toBe(1)
-    expect(await outbox.stats()).toMatchObject({ due: 1 })
-    expect(await db.collection('saga_store').countDocuments()).toBe(1)
-  })
-
-  test('a commit whose answer is lost for good is an unknown outcome', async () => {
-    // The server keeps the abandoned transaction's locks for a minute: dropping the database would wait for them.
-    const { client, outbox, bus } = await opened({}, { drop: false })
-    await failing(client, ['commitTransaction'], 5, {
-      errorCode: 50,
-      errorLabels: ['UnknownTransactionCommitResult'],
-    })
-    cleanups.push(() => client.db('admin').command({ configureFailPoint: 'failCommand', mode: 'off' }))
-    await expect(outbox.transaction(() => bus.emit('a', {}))).rejects.toThrow(UnknownOutcomeError)
-  })
-
-  test('the dispatcher goes on by itself when the primary has stepped down', async () => {
-    const { client, bus } = await opened()
-    let handled = 0
-    bus.on('a', () => {
-      handled++
-    })
-    await bus.start()
-    await failing(client, ['find', 'update', 'delete'], 10, { errorCode: 10107, errorLabels: [] })
-    await bus.emit('a', {}).catch(() => {})
-    await until(() =>
-      bus.emit('a', {}).then(
-        () => true,
-        () => false,
-      ),
-    )
-    await until(() => handled >= 1)
-    await bus.stop()
-  })
-
   test('only a session of this client with an open transaction is one', async () => {
     const { client, outbox, bus } = await opened()
     const session = client.startSession()
@@ -202,37 +122,6 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     await db.collection('odd').createIndex({ expires_at: 1 }, { expireAfterSeconds: 3600 })
     const odd = new MongoDBOutbox(client, { database: db.databaseName, collections: { payloads: 'odd' } })
     await expect(odd.initialize()).rejects.toThrow(UnsupportedBackendError)
-  })
-
-  test('a standalone server is refused with the command that mends it', async () => {
-    const { client } = await opened()
-    const standalone = {
-      startSession: () => client.startSession(),
-      db: (name?: string) => ({
-        collection: (collection: string) => client.db(name).collection(collection),
-        createCollection: () => Promise.resolve(),
-        command: async (command: object) => {
-          const { setName: _, ...answer } = await client.db(name).command(command)
-          return answer
-        },
-      }),
-    }
-    const outbox = new MongoDBOutbox(standalone as never, { logger: false })
-    await expect(outbox.initialize()).rejects.toThrow(/rs\.initiate\(\)/)
-  })
-
-  test('a watched change stream wakes dispatchers of other processes', async () => {
-    const { database, bus } = await opened()
-    const client = await new MongoClient(url ?? '').connect()
-    cleanups.push(() => client.close())
-    const watching = new MongoDBOutbox<ClientSession>(client, { database, watch: true, logger: false })
-    const sleepy = new OutboxEventBus(watching, { poll: { min: '1h', max: '1h' } })
-    sleepy.on('a', () => {})
-    await sleepy.start()
-    await new Promise((resolve) => setTimeout(resolve, 200))
-    await Promise.all([sleepy.waitFor('a', { timeout: '10s' }), bus.emit('a', {})])
-    await sleepy.stop()
-    await watching.close()
   })
 
   test('the driver 6 does as well', async () => {

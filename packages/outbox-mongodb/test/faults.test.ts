@@ -1,0 +1,231 @@
+import { randomUUID } from 'node:crypto'
+import { MongoClient } from 'mongodb'
+import { OutboxEventBus, StorageError, TransactionClosedError, UnknownOutcomeError } from 'outbox-core'
+import { until } from 'outbox-core/testing'
+import { describe, expect, test } from 'vitest'
+import { serverUrl } from '../../../test/servers/provided.ts'
+import { MongoDBOutbox } from '../src/index.ts'
+import { cleanups, completing, event, opened, outcome } from './opened.ts'
+
+const url = serverUrl()
+const failpoints = url !== undefined && (await takesFailpoints(url))
+if (url && !failpoints) {
+  console.error('!!! NOT TESTED: faults of MongoDB; start mongod with --setParameter enableTestCommands=1')
+}
+
+async function takesFailpoints(server: string): Promise<boolean> {
+  const client = new MongoClient(server)
+  const answer = client.db('admin').command({ configureFailPoint: 'failCommand', mode: 'off' })
+  return answer
+    .then(() => true)
+    .catch(() => false)
+    .finally(() => client.close()) // prettier-ignore
+}
+
+describe.skipIf(!failpoints)('MongoDB, failing', () => {
+  test('the callback runs again after a passing error, and nothing is written twice', async () => {
+    const { db, outbox, bus, failing } = await opened()
+    await db.createCollection('orders')
+    await failing(['update'], 1, { errorCode: 112, errorLabels: ['TransientTransactionError'] })
+    let runs = 0
+    await outbox.transaction(async (session) => {
+      runs++
+      await db.collection('orders').insertOne({ n: runs }, { session })
+      await bus.emit('a', {})
+      await outbox.sagaStore('1h').put('claim', Uint8Array.of(1))
+    })
+    expect(runs).toBe(2)
+    expect(await db.collection('orders').find().toArray()).toMatchObject([{ n: 2 }])
+    expect(await db.collection('outbox_events').countDocuments()).toBe(1)
+    expect(await db.collection('saga_store').countDocuments()).toBe(1)
+  })
+
+  test('transactions that change the same document run one after the other, each with its event', async () => {
+    const { db, outbox, bus } = await opened()
+    const stock = db.collection<{ _id: string; sold: number }>('stock')
+    await stock.insertOne({ _id: 'chai', sold: 0 })
+    const sell = () =>
+      outbox.transaction(async (session) => {
+        const chai = await stock.findOne({ _id: 'chai' }, { session })
+        await bus.emit('sold', { n: chai?.sold })
+        await stock.updateOne({ _id: 'chai' }, { $set: { sold: (chai?.sold ?? 0) + 1 } }, { session })
+      })
+    await Promise.all([sell(), sell(), sell(), sell()])
+    expect(await stock.findOne()).toMatchObject({ sold: 4 })
+    const bodies = (await db.collection('outbox_events').find().toArray()).map(({ body }) => body)
+    expect(bodies.sort()).toEqual(['{"n":0}', '{"n":1}', '{"n":2}', '{"n":3}'])
+  })
+
+  test('a commit whose answer is lost for good is an unknown outcome', async () => {
+    const { outbox, bus, failing } = await opened()
+    // The driver repeats a commit by itself, except after this error.
+    await failing(['commitTransaction'], 1, {
+      errorCode: 50,
+      errorLabels: ['UnknownTransactionCommitResult'],
+    })
+    await expect(outbox.transaction(() => bus.emit('a', {}))).rejects.toThrow(UnknownOutcomeError)
+  })
+
+  test('a commit that the server refuses was none', async () => {
+    const { db, outbox, bus, failing } = await opened()
+    await failing(['commitTransaction'], 1, { errorCode: 20 })
+    const failed = outbox.transaction(() => bus.emit('a', {}))
+    await expect(failed).rejects.toMatchObject({ name: 'StorageError', transient: false })
+    expect(await db.collection('outbox_events').countDocuments()).toBe(0)
+  })
+
+  test('a commit whose connection breaks is repeated by the driver, and happens once', async () => {
+    const { db, outbox, bus, failing } = await opened()
+    await failing(['commitTransaction'], 1, { closeConnection: true })
+    let runs = 0
+    await outbox.transaction(() => {
+      runs++
+      return bus.emit('a', {})
+    })
+    expect(runs).toBe(1)
+    expect(await db.collection('outbox_events').countDocuments()).toBe(1)
+  })
+
+  test('a write that no majority confirmed is an unknown outcome: it is there', async () => {
+    const { db, outbox, failing } = await opened()
+    const writeConcernError = { code: 64, errmsg: 'waiting for replication timed out' }
+    await failing(['update'], 1, { writeConcernError })
+    const written = outbox.storage.write([outcome({ append: [event('a')] })])
+    await expect(written).rejects.toThrow(UnknownOutcomeError)
+    expect(await db.collection('outbox_events').countDocuments()).toBe(1)
+  })
+
+  test.each([
+    ['an append', outcome({ append: [event('new')] })],
+    ['a put', outcome({ put: [{ id: 'p', data: Uint8Array.of(1), expires: { inMs: 60_000 } }] })],
+    ['a removal', outcome({ remove: ['p'] })],
+    ['a retry', undefined],
+    ['all at once', outcome({ append: [event('new'), event('newer')], put: [], remove: ['p', 'q'] })],
+  ])('the driver repeats %s whose connection broke, and it is applied once', async (_, given) => {
+    const { outbox, failing } = await opened()
+    const { storage } = outbox
+    await storage.write([outcome({ append: [event('held')] })])
+    const [held] = await storage.lease(1, 60_000)
+    const retry = { kind: 'retry', delayMs: 60_000, error: null, counted: true } as const
+    const single = given ?? outcome({ settle: { ...retry, id: 'held', attempt: held?.attempt ?? 0 } })
+    await failing(['update', 'delete'], 1, { closeConnection: true })
+    expect(await storage.write([single])).toEqual([{ status: 'applied' }])
+  })
+
+  test('of a batch, an event that went to another worker meanwhile is lost, and only that', async () => {
+    const { client, db, outbox, failing } = await opened()
+    const { storage } = outbox
+    const ids = ['a', 'b', 'c']
+    await storage.write([outcome({ append: ids.map((id) => event(id)) })])
+    const leased = await storage.lease(3, 60_000)
+    const next = { append: [event('after-b', { due: { inMs: 60_000 } })] }
+    const batch = completing(leased).map((one) => (one.settle?.id === 'b' ? { ...one, ...next } : one))
+    await failing(['delete'], 1, { blockConnection: true, blockTimeMS: 500 })
+    const begun = new Promise((resolve) =>
+      client.on('commandStarted', ({ commandName }) => commandName === 'delete' && resolve(undefined)),
+    )
+    const writing = storage.write(batch)
+    await begun
+    await db.collection<{ _id: string }>('outbox_events').updateOne({ _id: 'b' }, { $inc: { attempt: 1 } })
+    expect(await writing).toEqual(leased.map(({ id }) => ({ status: id === 'b' ? 'lost' : 'applied' })))
+    expect(await db.collection('outbox_events').find().toArray()).toMatchObject([{ _id: 'b', attempt: 2 }])
+  })
+
+  test('a dispatcher goes on by itself through errors of a primary that steps down', async () => {
+    const { bus, failing } = await opened()
+    let handled = 0
+    bus.on('a', () => {
+      handled++
+    })
+    await bus.start()
+    await failing(['find', 'update', 'delete', 'commitTransaction'], 10, { errorCode: 10107 })
+    const emitted = () =>
+      bus.emit('a', {}).then(
+        () => true,
+        () => false,
+      )
+    await until(emitted)
+    await until(() => handled >= 1)
+    await bus.stop()
+  })
+
+  test('two operations at once in one session are refused with what to do', async () => {
+    const { db, outbox, bus } = await opened()
+    const orders = db.collection('orders')
+    await orders.insertOne({})
+    const seen: unknown[] = []
+    for (let round = 0; round < 20 && !seen.some((error) => error instanceof StorageError); round++) {
+      const both = outbox.transaction(async (session) => {
+        const theirs = orders.insertOne({}, { session })
+        theirs.catch(() => {})
+        await Promise.all([bus.emit('a', {}), theirs])
+      })
+      await both.catch((error) => seen.push(error))
+    }
+    const refused = seen.find((error) => error instanceof StorageError)
+    expect(refused).toMatchObject({
+      transient: false,
+      message: expect.stringContaining('await each operation'),
+    })
+    const events = await db.collection('outbox_events').countDocuments()
+    expect(await orders.countDocuments()).toBe(1 + events)
+  })
+
+  test('a callback that ends the transaction itself does not pass for a commit', async () => {
+    const { db, outbox, bus } = await opened()
+    const aborted = outbox.transaction(async (session) => {
+      await bus.emit('a', {})
+      await session.abortTransaction()
+    })
+    await expect(aborted).rejects.toThrow(TransactionClosedError)
+    expect(await db.collection('outbox_events').countDocuments()).toBe(0)
+  })
+
+  test('a change stream that broke is opened again', async () => {
+    const { database, bus, failing } = await opened()
+    const client = new MongoClient(url ?? '', { appName: database })
+    cleanups.push(() => client.close())
+    const watching = new MongoDBOutbox(client, { database, watch: true, logger: false })
+    const sleepy = new OutboxEventBus(watching, { poll: { min: '1h', max: '1h' } })
+    let handled = 0
+    sleepy.on('a', () => {
+      handled++
+    })
+    await sleepy.start()
+    // Emits until the stream is open: nothing tells when it is.
+    await until(async () => {
+      await bus.emit('a', {})
+      return handled > 0
+    })
+    await failing(['getMore', 'aggregate'], 2, { errorCode: 8_000 })
+    await new Promise((resolve) => setTimeout(resolve, 1_500))
+    const before = handled
+    await until(async () => {
+      await bus.emit('a', {})
+      return handled > before
+    }, 20_000)
+    await sleepy.stop()
+  })
+
+  test('a closed client fails with a typed error that no waiting mends', async () => {
+    const { client, outbox, bus } = await opened()
+    await client.close()
+    await expect(outbox.stats()).rejects.toMatchObject({ name: 'StorageError', transient: false })
+    await expect(outbox.storage.write([outcome({ append: [event('a')] })])).rejects.toThrow(StorageError)
+    await expect(outbox.transaction(() => bus.emit('a', {}))).rejects.toThrow(StorageError)
+  })
+
+  test('nobody answers: reads fail as passing, writes as unknown', async () => {
+    const client = new MongoClient('mongodb://127.0.0.1:1', { serverSelectionTimeoutMS: 100 })
+    cleanups.push(() => client.close())
+    const { storage } = new MongoDBOutbox(client, { database: randomUUID(), logger: false })
+    for (const message of [/ECONNREFUSED/, /call client\.connect\(\)/]) {
+      await expect(storage.lease(1, 1_000)).rejects.toMatchObject({
+        name: 'StorageError',
+        transient: true,
+        message: expect.stringMatching(message),
+      })
+    }
+    await expect(storage.write([outcome({ append: [event('a')] })])).rejects.toThrow(UnknownOutcomeError)
+  })
+})

@@ -1,0 +1,76 @@
+import { randomUUID } from 'node:crypto'
+import { type ClientSession, MongoClient, type MongoClientOptions } from 'mongodb'
+import { type NewEvent, OutboxEventBus, type Outcome } from 'outbox-core'
+import { afterEach, inject } from 'vitest'
+import { MongoDBOutbox, type MongoDBOutboxOptions } from '../src/index.ts'
+
+/** What a test has to undo, done last first when it ends. */
+export const cleanups: (() => Promise<unknown>)[] = []
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).toReversed()) await cleanup()
+})
+
+export interface Opened {
+  readonly client: MongoClient
+  readonly database: string
+  readonly db: ReturnType<MongoClient['db']>
+  readonly outbox: MongoDBOutbox<ClientSession>
+  readonly bus: OutboxEventBus
+  /** The commands that the client sends while `work` runs. */
+  during(work: () => Promise<unknown>): Promise<string[]>
+  /** Makes the server fail this client's next `times` commands of a kind; nobody else's. */
+  failing(failCommands: string[], times: number, data: object): Promise<void>
+}
+
+/** An outbox in a database of its own, on a client of its own. */
+export async function opened(
+  options: MongoDBOutboxOptions = {},
+  clientOptions: MongoClientOptions = {},
+  url = inject('serverUrl') ?? '',
+): Promise<Opened> {
+  const commands: string[] = []
+  const database = `t${randomUUID().replaceAll('-', '').slice(0, 20)}`
+  const client = new MongoClient(url, { monitorCommands: true, appName: database, ...clientOptions })
+  client.on('commandStarted', ({ commandName }) => commands.push(commandName))
+  cleanups.push(() => client.close())
+  const db = client.db(database)
+  cleanups.push(() => db.dropDatabase({ writeConcern: { w: 1 } }).catch(() => {}))
+  const admin = new MongoClient(url)
+  cleanups.push(() => admin.close())
+  const outbox = new MongoDBOutbox<ClientSession>(client, { database, logger: false, ...options })
+  await outbox.initialize()
+  return {
+    client,
+    database,
+    db,
+    outbox,
+    bus: new OutboxEventBus(outbox),
+    async during(work) {
+      commands.length = 0
+      await work()
+      return commands.filter((name) => name !== 'endSessions')
+    },
+    async failing(failCommands, times, data) {
+      cleanups.push(() => admin.db('admin').command({ configureFailPoint: 'failCommand', mode: 'off' }))
+      await admin.db('admin').command({
+        configureFailPoint: 'failCommand',
+        mode: { times },
+        data: { failCommands, appName: database, ...data },
+      })
+    },
+  }
+}
+
+/** An outcome of the given parts. */
+export function outcome(parts: Partial<Outcome>): Outcome {
+  return { append: [], put: [], remove: [], ...parts }
+}
+
+export function event(id: string, changes: Partial<NewEvent> = {}): NewEvent {
+  return { id, type: 'a', body: '{}', headers: {}, due: { inMs: 0 }, fingerprint: null, ...changes }
+}
+
+/** Completes what was leased, without retention. */
+export function completing(leases: readonly { readonly id: string; readonly attempt: number }[]): Outcome[] {
+  return leases.map(({ id, attempt }) => outcome({ settle: { kind: 'complete', id, attempt, keepMs: 0 } }))
+}

@@ -1,0 +1,166 @@
+import { type ClientSession, MongoClient, type MongoClientOptions } from 'mongodb'
+import { InvalidClaimIdError, UnsupportedBackendError } from 'outbox-core'
+import { until } from 'outbox-core/testing'
+import { describe, expect, test } from 'vitest'
+import { serverUrl } from '../../../test/servers/provided.ts'
+import { MongoDBOutbox } from '../src/index.ts'
+import { cleanups, completing, event, opened, outcome } from './opened.ts'
+
+const url = serverUrl()
+
+const CLIENTS: [string, MongoClientOptions][] = [
+  ['reads from secondaries', { readPreference: 'secondaryPreferred' }],
+  ['reads linearizably', { readConcern: { level: 'linearizable' } }],
+  ['does not wait for writes', { writeConcern: { w: 0 } }],
+  ['retries nothing', { retryWrites: false, retryReads: false }],
+  ['gets wrapped values', { promoteValues: false }],
+  ['gets raw documents', { raw: true }],
+  ['gets longs as BigInt', { useBigInt64: true }],
+  ['gets longs as objects', { promoteLongs: false }],
+  ['gets binary as Buffer', { promoteBuffers: true }],
+  ['asks for the strict API', { serverApi: { version: '1', strict: true, deprecationErrors: true } }],
+  ['has one connection', { maxPoolSize: 1, waitQueueTimeoutMS: 5_000 }],
+]
+
+describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
+  test.each(CLIENTS)('a client that %s is as good as any', async (_, clientOptions) => {
+    const { outbox, bus } = await opened({}, clientOptions)
+    const { storage } = outbox
+    const store = outbox.sagaStore('1h')
+    await outbox.initialize()
+    await outbox.transaction(async () => {
+      await store.put('claim', Uint8Array.of(1, 2, 3))
+      expect([...((await store.get('claim')) ?? [])]).toEqual([1, 2, 3])
+      await bus.emit('a', { n: 1 }, { id: 'order-1', headers: { 'x.y': 'z' } })
+    })
+    await bus.emit('a', { n: 1 }, { id: 'order-1' })
+    expect([...((await store.get('claim')) ?? [])]).toEqual([1, 2, 3])
+    expect(await outbox.stats()).toMatchObject({ due: 1, oldestDueMs: expect.any(Number) })
+    const [leased] = await storage.lease(10, 60_000)
+    expect(leased).toEqual({
+      ...{ id: 'order-1', type: 'a', body: '{"n":1}', headers: { 'x.y': 'z' } },
+      ...{ attempt: 1, uncounted: 0, createdAt: expect.any(Number) },
+    })
+    const bury = { kind: 'bury', id: 'order-1', attempt: 1, error: 'because' } as const
+    expect(await storage.write([outcome({ settle: bury })])).toEqual([{ status: 'applied' }])
+    const { events } = await storage.listDead({ limit: 10 })
+    expect(events).toMatchObject([{ attempt: 1, error: 'because', diedAt: expect.any(Number) }])
+    expect(await storage.purge(10)).toEqual({ events: 0, payloads: 0 })
+  })
+
+  test('the largest event and the largest payload fit, alone and together', async () => {
+    const { outbox } = await opened()
+    const { storage } = outbox
+    const { eventBytes, payloadBytes } = storage.limits
+    const data = Buffer.alloc(payloadBytes, 7)
+    const put = (id: string) => ({ id, data, expires: { inMs: 60_000 } })
+    const body = JSON.stringify('x'.repeat(eventBytes - 2))
+    const headers = { note: 'y'.repeat(8_000) }
+    await storage.write([outcome({ put: [put('alone')] })])
+    await storage.write([outcome({ append: [event('big', { body, headers })], put: [put('beside')] })])
+    for (const id of ['alone', 'beside']) {
+      expect(data.equals((await storage.getPayload(id)) ?? Buffer.of())).toBe(true)
+    }
+    const leased = await storage.lease(10, 60_000)
+    expect(leased[0]?.body.length).toBe(body.length)
+    const [first] = leased
+    const bury = { kind: 'bury', id: 'big', attempt: first?.attempt ?? 0, error: 'e'.repeat(2_000) } as const
+    expect(await storage.write([outcome({ settle: bury })])).toEqual([{ status: 'applied' }])
+  })
+
+  test('a claim id that is an operator never reaches the database', async () => {
+    const { outbox, during } = await opened()
+    const store = outbox.sagaStore('1h')
+    await store.put('secret', Uint8Array.of(1))
+    const commands = await during(async () => {
+      const hostile = { $gt: '' } as unknown as string
+      await expect(store.get(hostile)).rejects.toThrow(InvalidClaimIdError)
+      await expect(store.delete(hostile)).rejects.toThrow(InvalidClaimIdError)
+    })
+    expect(commands).toEqual([])
+  })
+
+  test('text that looks like an expression or an operator is stored as it is', async () => {
+    const { outbox } = await opened()
+    const { storage } = outbox
+    const strange = { type: '$$ROOT', body: '"$body"', headers: { a: '$$NOW', b: '{"$gt":""}' } }
+    await storage.write([outcome({ append: [event('$_id', strange)] })])
+    const [leased] = await storage.lease(1, 60_000)
+    expect(leased).toMatchObject({ id: '$_id', ...strange })
+    const bury = { kind: 'bury', id: '$_id', attempt: 1, error: '$$REMOVE' } as const
+    await storage.write([outcome({ settle: bury })])
+    expect((await storage.listDead({ limit: 1, type: '$$ROOT' })).events).toMatchObject([
+      { error: '$$REMOVE' },
+    ])
+  })
+
+  test('uses the connections of its client and no other', async () => {
+    const size = 3
+    const pool = { minPoolSize: size, maxPoolSize: size }
+    const { database, outbox, bus } = await opened({}, pool)
+    const counted = await new MongoClient(url ?? '').connect()
+    cleanups.push(() => counted.close())
+    const connections = async (): Promise<number> => {
+      const all = { $currentOp: { allUsers: true, idleConnections: true, idleSessions: false } }
+      const found = await counted
+        .db('admin')
+        .aggregate([all, { $match: { appName: database } }])
+        .toArray()
+      return new Set(found.map(({ connectionId }) => connectionId)).size
+    }
+    await until(async () => (await connections()) >= size)
+    let most = 0
+    bus.on('a', () => {})
+    await bus.start()
+    for (let round = 0; round < 10; round++) {
+      const work = Array.from({ length: 20 }, (_, n) =>
+        outbox.transaction(async () => {
+          await bus.emit('a', {})
+          await outbox.sagaStore('1h').put(`claim-${round}-${n}`, Uint8Array.of(1))
+        }),
+      )
+      most = Math.max(most, await connections())
+      await Promise.all(work)
+    }
+    await bus.stop()
+    // The driver watches the server through two of its own beside the pool.
+    expect(most).toBeGreaterThanOrEqual(size)
+    expect(most).toBeLessThanOrEqual(size + 2)
+  })
+
+  test('an index that was dropped is made again; collections that were dropped come back with the first event', async () => {
+    const { db, outbox, bus } = await opened()
+    await db.collection('saga_store').dropIndexes()
+    await outbox.initialize()
+    const indexes = await db.collection('saga_store').indexes()
+    expect(indexes).toContainEqual(expect.objectContaining({ expireAfterSeconds: 0 }))
+    await db.collection('outbox_events').drop()
+    await db.collection('saga_store').drop()
+    await outbox.transaction(async () => {
+      await bus.emit('a', {})
+      await outbox.sagaStore('1h').put('claim', Uint8Array.of(1))
+    })
+    const leased = await outbox.storage.lease(1, 60_000)
+    expect(await outbox.storage.write(completing(leased))).toEqual([{ status: 'applied' }])
+    expect(await outbox.sagaStore('1h').get('claim')).toEqual(Buffer.of(1))
+  })
+
+  test('a TTL that was changed behind our back is refused at start', async () => {
+    const { db, outbox } = await opened()
+    const index = { keyPattern: { expires_at: 1 }, expireAfterSeconds: 86_400 }
+    await db.command({ collMod: 'saga_store', index })
+    await expect(outbox.initialize()).rejects.toThrow(UnsupportedBackendError)
+  })
+
+  test('two outboxes share a database by names of their own', async () => {
+    const { client, database, db, bus, outbox } = await opened()
+    const collections = { events: 'other_events', payloads: 'other_payloads' }
+    const other = new MongoDBOutbox<ClientSession>(client, { database, collections, logger: false })
+    await other.initialize()
+    await bus.emit('a', {})
+    await other.sagaStore('1h').put('claim', Uint8Array.of(1))
+    expect(await other.stats()).toMatchObject({ due: 0 })
+    expect(await outbox.sagaStore('1h').get('claim')).toBeUndefined()
+    expect(await db.collection('other_payloads').countDocuments()).toBe(1)
+  })
+})
