@@ -62,17 +62,20 @@ export class Connection {
     this.#turn = turns.get(db) ?? { mutex: new Mutex(), enlisted: new Set(), handles: handlesOf(db) }
     turns.set(db, this.#turn)
     this.#mutex = withTimeout(this.#turn.mutex, lockTimeoutMs)
-    this.#begin = this.prepare('BEGIN IMMEDIATE')
-    this.#commit = this.prepare('COMMIT')
-  }
-
-  /** Integers come as numbers whatever the user has set for the connection. */
-  prepare(sql: string): SqliteStatement {
     try {
-      return this.db.prepare(sql).safeIntegers(false)
+      this.#begin = this.prepare('BEGIN IMMEDIATE')
+      this.#commit = this.prepare('COMMIT')
     } catch (error) {
       throw storageError(error)
     }
+  }
+
+  /**
+   * Reads the schema when that has not been done or has changed, so it may find the file locked: prepare where
+   * statements run. Integers come as numbers whatever the user has set for the connection.
+   */
+  prepare(sql: string): SqliteStatement {
+    return this.db.prepare(sql).safeIntegers(false)
   }
 
   /** Runs `work` between BEGIN IMMEDIATE and COMMIT. */
@@ -146,12 +149,21 @@ export class Connection {
   inside<R>(tx: SqliteDatabase, run: () => R, { several = false } = {}): R {
     this.#assertOpen(tx, 'use the tx you were given')
     try {
-      return run()
+      return several ? this.#allOrNone(run) : run()
     } catch (thrown) {
       const error = storageError(thrown)
-      // What is only in the way comes before the first change.
-      if (several && !isBusy(thrown)) this.#rollBack()
       if (tx !== this.db) (tx as Handle).failure = error
+      throw error
+    }
+  }
+
+  #allOrNone<R>(run: () => R): R {
+    // Under an open iterator some statements work, and ROLLBACK does not. This refuses then, at no statement's cost.
+    this.db.exec('')
+    try {
+      return run()
+    } catch (error) {
+      this.#rollBack()
       throw error
     }
   }

@@ -1,6 +1,6 @@
 import { watch } from 'node:fs'
 import { basename, dirname } from 'node:path'
-import type { Connection } from './connection.ts'
+import type { Connection, SqliteStatement } from './connection.ts'
 import { isBusy } from './errors.ts'
 
 // Commits of one's own touch the file too: looking more often would only cost statements.
@@ -15,9 +15,12 @@ export function watchOtherConnections(connection: Connection, wake: () => void):
   const { db } = connection
   if (db.memory || db.name === '') return () => {}
   const name = basename(db.name)
-  const version = connection.prepare('PRAGMA data_version')
-  const current = (): number => (version.get() as { data_version: number }).data_version
-  let seen: number | undefined
+  let version: SqliteStatement | undefined
+  const current = (): unknown => {
+    version ??= connection.prepare('PRAGMA data_version').pluck(true)
+    return version.get()
+  }
+  let seen: unknown
   let timer: NodeJS.Timeout | undefined
 
   const look = (): void => {

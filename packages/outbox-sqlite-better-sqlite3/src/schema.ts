@@ -46,9 +46,14 @@ function migrations({ events, payloads }: Tables): readonly string[] {
 
 /** Brings the tables up to date, in one transaction that keeps out other processes. */
 export async function migrate(connection: Connection, tables: Tables): Promise<void> {
-  assertSupported(connection)
   const { db } = connection
+  if (db.readonly) {
+    throw new UnsupportedBackendError(
+      'the SQLite connection is read-only; open it without { readonly: true }',
+    )
+  }
   await connection.atomically(() => {
+    assertSupported(connection)
     db.exec(
       `CREATE TABLE IF NOT EXISTS "${tables.migrations}" (
         events TEXT NOT NULL,
@@ -71,11 +76,6 @@ export async function migrate(connection: Connection, tables: Tables): Promise<v
 }
 
 function assertSupported(connection: Connection): void {
-  if (connection.db.readonly) {
-    throw new UnsupportedBackendError(
-      'the SQLite connection is read-only; open it without { readonly: true }',
-    )
-  }
   const { version } = connection.prepare('SELECT sqlite_version() AS version').get() as { version: string }
   const [major = 0, minor = 0] = version.split('.').map(Number)
   if (major < 3 || (major === 3 && minor < 42)) {

@@ -56,6 +56,16 @@ describe('initialize', () => {
     ])
   })
 
+  test('leaves nothing behind when a migration fails halfway', async () => {
+    const db = connect(file())
+    db.exec('CREATE TABLE mine (n INTEGER); CREATE INDEX outbox_events_dead ON mine (n)')
+    await expect(outboxOn(db).initialize()).rejects.toThrow(/outbox_events_dead already exists/)
+    expect(db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").pluck().all()).toEqual(['mine'])
+    db.exec('DROP INDEX outbox_events_dead')
+    await outboxOn(db).initialize()
+    expect(await outboxOn(db).stats()).toMatchObject({ due: 0 })
+  })
+
   test('runs each migration once when several processes start together', async () => {
     const path = file()
     const script = fileURLToPath(new URL('initialize.ts', import.meta.url))
@@ -71,6 +81,31 @@ describe('initialize', () => {
     )
     expect(await Promise.all(starts)).toEqual([0, 0, 0, 0])
     expect(connect(path).prepare('SELECT count(*) FROM outbox_migrations').pluck().get()).toBe(1)
+  })
+})
+
+describe('a file that is locked when a connection first looks at it', () => {
+  test('is waited for by initialize, listen, lease and write', async () => {
+    const { path } = await open()
+    const elsewhere = connect(path)
+    const locked = async <R>(start: () => Promise<R>): Promise<R> => {
+      elsewhere.exec('BEGIN EXCLUSIVE')
+      const started = start()
+      await sleep(20)
+      elsewhere.exec('COMMIT')
+      return started
+    }
+    await locked(() => outboxOn(connect(path)).initialize())
+    const { storage } = outboxOn(connect(path))
+    expect(await locked(() => storage.lease(10, 60_000))).toEqual([])
+    const written = await locked(() => outboxOn(connect(path)).storage.write([appending(event('a'))]))
+    expect(written).toEqual([{ status: 'applied' }])
+    let wakes = 0
+    const stop = await locked(async () => outboxOn(connect(path)).storage.listen?.(() => wakes++))
+    await sleep(30)
+    elsewhere.exec('CREATE TABLE by_others (n INTEGER)')
+    await until(() => wakes > 0)
+    await stop?.()
   })
 })
 
@@ -91,30 +126,32 @@ describe('write', () => {
     expect(await storage.write([{ settle, ...appending(event('next')) }])).toEqual([{ status: 'applied' }])
   })
 
-  test('takes back a hundred events of 200 KB as they were', async () => {
-    const { storage } = await open()
+  test('takes back a hundred events of 200 KB as they were, stored one by one in one transaction', async () => {
+    const texts: string[] = []
+    const { storage } = await open(file(), { verbose: (text) => texts.push(String(text).slice(0, 6)) })
     const body = JSON.stringify({ text: 'ä"\\\u0001😀'.repeat(15_000), lone: '\ud800' })
+    texts.length = 0
     await storage.write(Array.from({ length: 100 }, (_, n) => appending(event(`event-${n}`, { body }))))
+    expect(texts).toEqual(['BEGIN ', ...Array(100).fill('INSERT'), 'COMMIT'])
     const leased = await storage.lease(100, 60_000)
-    expect(leased).toHaveLength(100)
+    expect(leased.map(({ id }) => id)).toEqual(Array.from({ length: 100 }, (_, n) => `event-${n}`))
     expect(leased.every((one) => one.body === body)).toBe(true)
   })
 })
 
 describe('lease', () => {
-  test('hands out what it has leased, even when another process reused the row meanwhile', async () => {
+  /** An outbox that is overtaken by another process between looking for due events and leasing them. */
+  async function overtaken() {
     const path = file()
-    const elsewhere = connect(path)
-    let meanwhile = (): void => {}
     const db = connect(path)
     const prepare = db.prepare.bind(db)
+    const others: (() => unknown)[] = []
     db.prepare = ((sql: string) => {
       const statement = prepare(sql)
-      if (!sql.startsWith('SELECT seq')) return statement
       const all = statement.all.bind(statement)
       statement.all = (...parameters: unknown[]) => {
         const rows = all(...parameters)
-        meanwhile()
+        if (sql.startsWith('SELECT seq')) others.pop()?.()
         return rows
       }
       return statement
@@ -122,11 +159,29 @@ describe('lease', () => {
     const outbox = outboxOn(db)
     await outbox.initialize()
     await outbox.storage.write([appending(event('old'))])
-    meanwhile = () => {
-      elsewhere.exec(`DELETE FROM outbox_events;
-        INSERT INTO outbox_events (id, type, body, headers, created_at, visible_at) VALUES ('new', 't', '"new"', '{}', 1, 1)`)
+    return {
+      storage: outbox.storage,
+      elsewhere: connect(path),
+      by: (other: () => unknown) => others.push(other),
     }
-    expect(await outbox.storage.lease(10, 60_000)).toMatchObject([{ id: 'new', body: '"new"', attempt: 1 }])
+  }
+
+  test('hands out what it has leased, even when another process reused the row meanwhile', async () => {
+    const { storage, elsewhere, by } = await overtaken()
+    by(() =>
+      elsewhere.exec(`DELETE FROM outbox_events;
+        INSERT INTO outbox_events (id, type, body, headers, created_at, visible_at) VALUES ('new', 't', '"new"', '{}', 1, 1)`),
+    )
+    expect(await storage.lease(10, 60_000)).toMatchObject([{ id: 'new', body: '"new"', attempt: 1 }])
+  })
+
+  test('does not take what another process has leased meanwhile', async () => {
+    const { storage, elsewhere, by } = await overtaken()
+    by(() =>
+      elsewhere.exec('UPDATE outbox_events SET state = 1, attempt = 1, visible_at = visible_at + 60000'),
+    )
+    expect(await storage.lease(10, 60_000)).toEqual([])
+    expect(elsewhere.prepare('SELECT attempt FROM outbox_events').pluck().get()).toBe(1)
   })
 })
 

@@ -262,6 +262,8 @@ describe('the user’s own use of the connection', () => {
         const error = await bus.emit('a', {}).catch((thrown: unknown) => thrown)
         expect(error).toMatchObject({ code: 'OUTBOX_STORAGE', transient: true })
         expect((error as Error).message).toMatch(/finish the iterate\(\)/)
+        const several = outbox.storage.write([eventWithPayload], tx)
+        await expect(several).rejects.toThrow(/finish the iterate\(\)/)
       }
       await bus.emit('afterwards', {})
     })
