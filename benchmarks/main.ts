@@ -6,6 +6,8 @@
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { machine, measure, type Result, type Workload } from './measure.ts'
+import { postgres } from './postgres.ts'
+import { redis } from './redis.ts'
 import { sqlite } from './sqlite.ts'
 
 const { values } = parseArgs({
@@ -17,7 +19,11 @@ const { values } = parseArgs({
   },
 })
 
-const SUITES: Readonly<Record<string, (scale: number) => Promise<readonly Workload[]>>> = { sqlite }
+const SUITES: Readonly<Record<string, (scale: number) => Promise<readonly Workload[]>>> = {
+  sqlite,
+  postgres,
+  redis,
+}
 
 console.log(machine())
 const results: Result[] = []
@@ -40,3 +46,5 @@ for (const [name, suite] of Object.entries(SUITES)) {
 }
 if (values.json !== undefined)
   writeFileSync(values.json, JSON.stringify({ machine: machine(), results }, null, 2))
+// Servers that were started for a suite end with the process.
+process.exit()

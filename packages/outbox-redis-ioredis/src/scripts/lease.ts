@@ -13,19 +13,17 @@ local limit, ends = tonumber(ARGV[2]), text(now + tonumber(ARGV[3]))
 local ids = redis.call('ZRANGEBYSCORE', leased, '-inf', text(now), 'LIMIT', 0, limit)
 if #ids < limit then
   local waiting = redis.call('ZRANGEBYSCORE', due, '-inf', text(now), 'LIMIT', 0, limit - #ids)
-  for _, id in ipairs(waiting) do
-    redis.call('ZREM', due, id)
-    ids[#ids + 1] = id
-  end
+  if #waiting > 0 then redis.call('ZREM', due, unpack(waiting)) end
+  for _, id in ipairs(waiting) do ids[#ids + 1] = id end
 end
-local events = {}
+local events, scores = {}, {}
 for _, id in ipairs(ids) do
   local key = prefix .. 'event:' .. id
   local event = redis.call('HMGET', key, 'type', 'body', 'headers', 'created', 'attempt', 'uncounted')
   if event[1] then
     local attempt = text(event[5] + 1)
     redis.call('HSET', key, 'attempt', attempt, 'state', 'leased')
-    redis.call('ZADD', leased, ends, id)
+    scores[#scores + 1], scores[#scores + 2] = ends, id
     local base = #events
     events[base + 1], events[base + 2], events[base + 3], events[base + 4] = id, event[1], event[2], event[3]
     events[base + 5], events[base + 6], events[base + 7] = event[4], attempt, event[6]
@@ -33,5 +31,6 @@ for _, id in ipairs(ids) do
     redis.call('ZREM', leased, id)
   end
 end
+if #scores > 0 then redis.call('ZADD', leased, unpack(scores)) end
 return events
 `)

@@ -36,9 +36,16 @@ local function held(kind, key, attempt)
   return event[1] == needed and event[2] == attempt
 end
 
+-- Most of what is written completes: those are deleted together, at the end.
+local completed, completedKeys, isCompleted = {}, {}, {}
+
 local function settle(kind, id, key, attempt, ms, reason, counted)
+  if kind == 'complete' and ms == '0' then
+    completed[#completed + 1], completedKeys[#completedKeys + 1], isCompleted[id] = id, key, true
+    return
+  end
   redis.call('ZREM', (kind == 'revive' or kind == 'discard') and dead or leased, id)
-  if kind == 'discard' or (kind == 'complete' and ms == '0') then
+  if kind == 'discard' then
     redis.call('DEL', key)
   elseif kind == 'complete' then
     redis.call('HSET', key, 'state', 'done')
@@ -65,7 +72,7 @@ for n = 1, tonumber(take()) do
   if kind ~= '' then
     id, attempt, ms, reason, counted = take(), take(), take(), take(), take()
     key = prefix .. 'event:' .. id
-    if not held(kind, key, attempt) then result = 'lost' end
+    if isCompleted[id] or not held(kind, key, attempt) then result = 'lost' end
   end
   local events = {}
   for e = 1, tonumber(take()) do
@@ -92,6 +99,12 @@ for n = 1, tonumber(take()) do
     for _, gone in ipairs(removed) do redis.call('DEL', gone) end
   end
   results[n + 1] = result
+end
+-- Lua takes some 8,000 arguments in one call.
+for from = 1, #completed, 4000 do
+  local to = math.min(from + 3999, #completed)
+  redis.call('ZREM', leased, unpack(completed, from, to))
+  redis.call('DEL', unpack(completedKeys, from, to))
 end
 return results
 `)
