@@ -1,0 +1,117 @@
+import { spawn } from 'node:child_process'
+import { closeSync, openSync, statSync, writeFileSync, writeSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { NotInitializedError, StorageError } from 'outbox-core'
+import { sleep, until } from 'outbox-core/testing'
+import { describe, expect, test } from 'vitest'
+import { appending, connect, event, newFile, open, outboxOn } from './opened.ts'
+
+describe('initialize', () => {
+  test('creates the tables of every outbox in one database', async () => {
+    const { db } = await open()
+    const second = outboxOn(db, { tables: { events: 'second_events' } })
+    await second.initialize()
+    await second.initialize()
+    expect(await second.stats()).toMatchObject({ due: 0 })
+    expect(db.prepare('SELECT events, version FROM outbox_migrations ORDER BY rowid').all()).toEqual([
+      { events: 'outbox_events', version: 1 },
+      { events: 'second_events', version: 1 },
+    ])
+  })
+
+  test('leaves nothing behind when a migration fails halfway', async () => {
+    const db = connect(newFile())
+    db.exec('CREATE TABLE mine (n INTEGER); CREATE INDEX outbox_events_dead ON mine (n)')
+    await expect(outboxOn(db).initialize()).rejects.toThrow(/outbox_events_dead already exists/)
+    expect(db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").pluck().all()).toEqual(['mine'])
+    db.exec('DROP INDEX outbox_events_dead')
+    await outboxOn(db).initialize()
+    expect(await outboxOn(db).stats()).toMatchObject({ due: 0 })
+  })
+
+  test('runs each migration once when several processes start together', async () => {
+    const path = newFile()
+    const script = fileURLToPath(new URL('initialize.ts', import.meta.url))
+    const starts = Array.from(
+      { length: 4 },
+      () =>
+        new Promise<number | null>((resolve) => {
+          spawn(process.execPath, ['--conditions=source', script, path], { stdio: 'inherit' }).on(
+            'close',
+            resolve,
+          )
+        }),
+    )
+    expect(await Promise.all(starts)).toEqual([0, 0, 0, 0])
+    expect(connect(path).prepare('SELECT count(*) FROM outbox_migrations').pluck().get()).toBe(1)
+  })
+})
+
+describe('a file that is locked when a connection first looks at it', () => {
+  test('is waited for by initialize, listen, lease and write', async () => {
+    const { path } = await open()
+    const elsewhere = connect(path)
+    const locked = async <R>(start: () => Promise<R>): Promise<R> => {
+      elsewhere.exec('BEGIN EXCLUSIVE')
+      const started = start()
+      await sleep(20)
+      elsewhere.exec('COMMIT')
+      return started
+    }
+    await locked(() => outboxOn(connect(path)).initialize())
+    const { storage } = outboxOn(connect(path))
+    expect(await locked(() => storage.lease(10, 60_000))).toEqual([])
+    const written = await locked(() => outboxOn(connect(path)).storage.write([appending(event('a'))]))
+    expect(written).toEqual([{ status: 'applied' }])
+    let wakes = 0
+    const stop = await locked(async () => outboxOn(connect(path)).storage.listen?.(() => wakes++))
+    await sleep(30)
+    elsewhere.exec('CREATE TABLE by_others (n INTEGER)')
+    await until(() => wakes > 0)
+    await stop?.()
+  })
+})
+
+describe('a broken file', () => {
+  test('that is no database, or is damaged, is an error that no retry helps', async () => {
+    const path = newFile()
+    writeFileSync(path, 'no database at all '.repeat(1_000))
+    expect(() => outboxOn(connect(path))).not.toThrow()
+    const failed = await outboxOn(connect(path))
+      .initialize()
+      .catch((thrown: unknown) => thrown)
+    expect(failed).toBeInstanceOf(StorageError)
+    expect(failed).toMatchObject({ transient: false, cause: { code: 'SQLITE_NOTADB' } })
+    expect((failed as Error).message).toMatch(/restore the file from a backup/)
+
+    const { db, path: damaged, storage } = await open()
+    await storage.write(Array.from({ length: 500 }, (_, n) => appending(event(`event-${n}`))))
+    db.close()
+    const fd = openSync(damaged, 'r+')
+    const { size } = statSync(damaged)
+    writeSync(fd, Buffer.alloc(size - 4_096, 0xff), 0, size - 4_096, 4_096)
+    closeSync(fd)
+    const broken = await outboxOn(connect(damaged))
+      .storage.lease(10, 1_000)
+      .catch((thrown: unknown) => thrown)
+    expect(broken).toMatchObject({ code: 'OUTBOX_STORAGE', transient: false })
+    expect((broken as Error).message).toMatch(/SQLITE_CORRUPT.*backup/)
+  })
+
+  test('that may not be written is an error that no retry helps', async () => {
+    const { db, storage } = await open()
+    db.pragma('query_only = 1')
+    const failed = storage.write([appending(event('a'))])
+    await expect(failed).rejects.toMatchObject({ code: 'OUTBOX_STORAGE', transient: false })
+    await expect(failed).rejects.toThrow(/SQLITE_READONLY.*must be able to write/)
+  })
+
+  test('whose tables were dropped says what to call', async () => {
+    const { db, storage, outbox } = await open()
+    db.exec('DROP TABLE outbox_events; DROP TABLE saga_store')
+    await expect(storage.lease(10, 1_000)).rejects.toThrow(NotInitializedError)
+    await expect(outbox.transaction((tx) => storage.getPayload('claim', tx))).rejects.toThrow(
+      NotInitializedError,
+    )
+  })
+})
