@@ -15,7 +15,7 @@ import pg from 'pg'
 import type { ServerKind } from '../servers/server.ts'
 
 /** What lies in a place, read with the raw client. */
-export interface Contents {
+interface Contents {
   /** Keys of the user's own rows. */
   readonly rows: readonly string[]
   /** Open events: the slip they belong to, and the claim they carry. */

@@ -26,7 +26,7 @@ export function isTransientInTransaction(error: unknown): boolean {
 }
 
 /** What the driver threw, as an error of this library. */
-export function mongoError(thrown: unknown): OutboxError {
+function mongoError(thrown: unknown): OutboxError {
   if (thrown instanceof OutboxError) return thrown
   const cause = toError(thrown) as MongoError
   if (hasCode(cause, CONFLICTING_OPERATION_IN_PROGRESS)) {

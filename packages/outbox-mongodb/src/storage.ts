@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import {
   type DeadPage,
   type DeadQuery,
@@ -20,6 +19,7 @@ import type {
   MongoTransactionOptions,
 } from './client.ts'
 import { mapped, mongoWriteError } from './errors.ts'
+import { DUE, leaseDue } from './lease.ts'
 import { heldFilter, inMs } from './operations.ts'
 import { type CollectionNames, createCollections, type EventDocument } from './schema.ts'
 import { assertOpen, MAJORITY, transact, within } from './transaction.ts'
@@ -40,8 +40,6 @@ const OUR_WAY = {
 
 // A document has at most 16 MiB; the rest of it needs room as well.
 const LIMIT_BYTES = 16 * 1024 * 1024 - 64 * 1024
-
-const DUE = { open: true, $expr: { $lte: ['$visible', '$$NOW'] } }
 
 export class MongoStorage<Session extends MongoSession> implements Storage<Session, MongoTransactionOptions> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
@@ -111,19 +109,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   }
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
-    const sorted = { projection: { _id: 1 }, sort: { visible: 1, _id: 1 }, limit }
-    const due = (await mapped(this.#events.find(DUE, sorted).toArray())) as Pick<EventDocument, '_id'>[]
-    if (due.length === 0) return []
-    const ids = due.map(({ _id }) => _id)
-    const lease = randomUUID()
-    const taken = { state: 'leased', attempt: { $add: ['$attempt', 1] }, visible: inMs(leaseMs), lease }
-    await mapped(this.#events.updateMany({ _id: { $in: ids }, ...DUE }, [{ $set: taken }], MAJORITY))
-    const held = (await mapped(this.#events.find({ _id: { $in: ids }, lease }).toArray())) as EventDocument[]
-    const byId = new Map(held.map((event) => [event._id, event]))
-    return ids.flatMap((id) => {
-      const event = byId.get(id)
-      return event ? [leasedEvent(event)] : []
-    })
+    return (await mapped(leaseDue(this.#events, limit, leaseMs))).map(leasedEvent)
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
