@@ -5,7 +5,7 @@ import { inMs } from './operations.ts'
 import type { EventDocument } from './schema.ts'
 
 /** Events that are due by the server's clock. */
-export const DUE = { open: true, $expr: { $lte: ['$visible', '$$NOW'] } }
+export const DUE: object = { open: true, $expr: { $lte: ['$visible', '$$NOW'] } }
 
 // Far more than a batch takes. What is not through by then waits for a document that another transaction holds: one
 // of a process that was killed keeps it for a minute, until the server gives that transaction up.

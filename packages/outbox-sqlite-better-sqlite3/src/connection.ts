@@ -146,7 +146,7 @@ export class Connection {
    * Runs statements in a transaction that was handed out, or in one that the user began. When the second of `several`
    * fails, what the first has written must not be committed, and only the whole transaction can be rolled back.
    */
-  inside<R>(tx: SqliteDatabase, run: () => R, { several = false } = {}): R {
+  inside<R>(tx: SqliteDatabase, run: () => R, { several = false }: { readonly several?: boolean } = {}): R {
     this.#assertOpen(tx, 'use the tx you were given')
     try {
       return several ? this.#allOrNone(run) : run()

@@ -29,8 +29,8 @@ function texts({ events, payloads }: Tables) {
     extend: `UPDATE "${events}" SET visible_at = ${NOW} + ? FROM (${rows} FROM json_each(?)) AS held
       WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = ${STATE.leased}
       RETURNING "${events}".id`,
-    complete: remove(STATE.leased),
-    discard: remove(STATE.dead),
+    complete: `${remove(STATE.leased)}`,
+    discard: `${remove(STATE.dead)}`,
     change: `UPDATE "${events}" SET state = to_state, visible_at = ${NOW} + to_delay,
         error = coalesce(to_error, error), uncounted = CASE pardon WHEN ${PARDON.one} THEN uncounted + 1 WHEN ${PARDON.all} THEN "${events}".attempt ELSE uncounted END,
         died_at = CASE to_state WHEN ${STATE.dead} THEN ${NOW} END
