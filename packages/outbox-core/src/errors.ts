@@ -167,8 +167,8 @@ export class TransactionTooLargeError extends OutboxError {
 export class TransactionClosedError extends OutboxError {
   readonly code = 'OUTBOX_TRANSACTION_CLOSED'
 
-  constructor(advice = 'await everything inside its callback') {
-    super(`the transaction has already been committed or rolled back; ${advice}`)
+  constructor(advice = 'await everything inside its callback', options?: ErrorOptions) {
+    super(`the transaction has already been committed or rolled back; ${advice}`, options)
   }
 }
 
