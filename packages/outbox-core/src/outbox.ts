@@ -102,7 +102,8 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
    */
   async enlist<R>(tx: Tx, fn: (tx: Tx) => R | Promise<R>): Promise<R> {
     const open = this.#openContext(tx)
-    if (open) return this.#ambient.run(open, () => this.transaction(fn))
+    // Tracked: two calls side by side share one context, and the first to end must not close it under the other.
+    if (open) return open.track(this.#ambient.run(open, () => this.transaction(fn)))
     return this.storage.enlist(tx, async (handle) => {
       const context = new TransactionContext(handle)
       this.#contexts.set(tx as object, context)
