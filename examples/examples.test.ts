@@ -1,8 +1,9 @@
 import { spawn } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import Database from 'better-sqlite3'
 import { afterAll, describe, expect, test } from 'vitest'
 
 const folder = mkdtempSync(join(tmpdir(), 'outbox-examples-'))
@@ -19,7 +20,7 @@ interface Run {
 function run(
   script: string,
   args: readonly string[] = [],
-  kill?: { signal: NodeJS.Signals; afterMs: number },
+  kill?: { signal: NodeJS.Signals; when: () => boolean },
 ): Promise<Run> {
   return new Promise((resolve) => {
     const child = spawn(process.execPath, ['--conditions=source', path(script), ...args])
@@ -30,9 +31,29 @@ function run(
     child.stderr.on('data', (chunk) => {
       output += chunk
     })
-    if (kill) setTimeout(() => child.kill(kill.signal), kill.afterMs)
-    child.on('close', (code) => resolve({ output, code }))
+    const watching = setInterval(() => {
+      if (kill?.when()) child.kill(kill.signal)
+    }, 20)
+    child.on('close', (code) => {
+      clearInterval(watching)
+      resolve({ output, code })
+    })
   })
+}
+
+/** How many orders of an order book have ended. */
+function ended(file: string): number {
+  if (!existsSync(file)) return 0
+  const db = new Database(file, { readonly: true })
+  try {
+    const count = db.prepare("SELECT count(*) AS n FROM orders WHERE status <> 'accepted'")
+    return (count.get() as { n: number }).n
+  } catch {
+    // Not begun yet.
+    return 0
+  } finally {
+    db.close()
+  }
 }
 
 describe('first', () => {
@@ -58,9 +79,14 @@ describe('northwind', () => {
   test('goes on where it was after kill -9 and Ctrl-C, and still reconciles', {
     timeout: 120_000,
   }, async () => {
-    const args = ['--db', join(folder, 'killed.db'), '--pace', '5']
+    const file = join(folder, 'killed.db')
+    const args = ['--db', file, '--pace', '5']
     for (const signal of ['SIGKILL', 'SIGKILL', 'SIGINT'] as const) {
-      const { output } = await run('northwind/main.ts', args, { signal, afterMs: 900 })
+      const before = ended(file)
+      const { output } = await run('northwind/main.ts', args, {
+        signal,
+        when: () => ended(file) > before + 20,
+      })
       expect(output).not.toContain('Reconciled')
     }
     const { output, code } = await run('northwind/main.ts', args)
