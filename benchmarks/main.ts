@@ -5,7 +5,9 @@
  */
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
+import { dynamodb } from './dynamodb.ts'
 import { machine, measure, type Result, type Workload } from './measure.ts'
+import { mongodb } from './mongodb.ts'
 import { postgres } from './postgres.ts'
 import { redis } from './redis.ts'
 import { sqlite } from './sqlite.ts'
@@ -23,6 +25,8 @@ const SUITES: Readonly<Record<string, (scale: number) => Promise<readonly Worklo
   sqlite,
   postgres,
   redis,
+  mongodb,
+  dynamodb,
 }
 
 console.log(machine())

@@ -15,7 +15,7 @@ function places(url: string) {
   let count = 0
   const pools: pg.Pool[] = []
   const pool = (): pg.Pool => {
-    const made = new pg.Pool({ connectionString: url, max: 8 })
+    const made = new pg.Pool({ connectionString: url, max: 24 })
     made.on('error', () => {})
     pools.push(made)
     return made
@@ -69,10 +69,10 @@ export async function postgres(scale: number): Promise<readonly Workload[]> {
       await time(async () => {
         for (;;) {
           const { rows } = await client.query(`WITH due AS MATERIALIZED (
-              SELECT seq FROM ${name}.outbox_events WHERE state < 2 AND visible_at <= now() ORDER BY visible_at, seq
+              SELECT id FROM ${name}.outbox_events WHERE state < 2 AND visible_at <= now() ORDER BY visible_at, seq
               LIMIT 100 FOR UPDATE SKIP LOCKED)
             UPDATE ${name}.outbox_events e SET state = 1, attempt = attempt + 1, visible_at = now() + interval '30 s'
-            FROM due WHERE e.seq = due.seq RETURNING e.id, e.body`)
+            FROM due WHERE e.id = due.id RETURNING e.id, e.body`)
           if (rows.length === 0) return
           for (const { body } of rows) if (JSON.parse(body)) handled++
           const ids = rows.map(({ id }) => id)
