@@ -1,12 +1,15 @@
 import { randomUUID } from 'node:crypto'
 import { type ClientSession, MongoClient } from 'mongodb'
-import type { Backend, RawEvent } from 'outbox-core/testing'
+import { type Backend, type RawEvent, until } from 'outbox-core/testing'
 import { MongoDBOutbox, type MongoTransactionOptions } from '../src/index.ts'
 
 interface RawDocument {
   _id: string
   [field: string]: unknown
 }
+
+// As many as the client may have, all of them from the start: one more would be noticed.
+const POOL_SIZE = 5
 
 /** A MongoDB backend: a database of its own for every place. */
 export function mongoBackend(url: string): Backend<ClientSession, MongoTransactionOptions> {
@@ -17,7 +20,13 @@ export function mongoBackend(url: string): Backend<ClientSession, MongoTransacti
       const clients: MongoClient[] = []
       let commands = 0
       const connect = async (appName: string): Promise<MongoClient> => {
-        const client = new MongoClient(url, { monitorCommands: true, appName })
+        const client = new MongoClient(url, {
+          monitorCommands: true,
+          appName,
+          minPoolSize: POOL_SIZE,
+          maxPoolSize: POOL_SIZE,
+          serverMonitoringMode: 'poll',
+        })
         client.on('commandStarted', () => commands++)
         clients.push(client)
         return client.connect()
@@ -69,14 +78,9 @@ export function mongoBackend(url: string): Backend<ClientSession, MongoTransacti
         },
         roundTrips: () => commands,
         async connections() {
-          const operations = await raw
-            .db('admin')
-            .aggregate([
-              { $currentOp: { allUsers: true, idleConnections: true } },
-              { $match: { appName: database } },
-            ])
-            .toArray()
-          return operations.length > 0 ? 1 : 0
+          // The pool is filled in the background, and the driver watches the server with one connection more.
+          await until(async () => (await countConnections(raw, database)) > POOL_SIZE)
+          return countConnections(raw, database)
         },
         async destroy() {
           await outbox.close()
@@ -86,4 +90,14 @@ export function mongoBackend(url: string): Backend<ClientSession, MongoTransacti
       }
     },
   }
+}
+
+/** Connections to the server that call themselves so. */
+export async function countConnections(raw: MongoClient, appName: string): Promise<number> {
+  const all = { $currentOp: { allUsers: true, idleConnections: true, idleSessions: false } }
+  const found = await raw
+    .db('admin')
+    .aggregate([all, { $match: { appName } }])
+    .toArray()
+  return new Set(found.map(({ connectionId }) => connectionId)).size
 }

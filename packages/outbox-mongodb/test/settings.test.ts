@@ -4,6 +4,7 @@ import { until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { MongoDBOutbox } from '../src/index.ts'
+import { countConnections } from './backend.ts'
 import { cleanups, completing, event, opened, outcome } from './opened.ts'
 
 const url = serverUrl()
@@ -24,7 +25,7 @@ const CLIENTS: [string, MongoClientOptions][] = [
 
 describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
   test.each(CLIENTS)('a client that %s is as good as any', async (_, clientOptions) => {
-    const { outbox, bus } = await opened({}, clientOptions)
+    const { client, outbox, bus } = await opened({}, clientOptions)
     const { storage } = outbox
     const store = outbox.sagaStore('1h')
     await outbox.initialize()
@@ -33,6 +34,15 @@ describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
       expect([...((await store.get('claim')) ?? [])]).toEqual([1, 2, 3])
       await bus.emit('a', { n: 1 }, { id: 'order-1', headers: { 'x.y': 'z' } })
     })
+    const session = client.startSession()
+    // What a transaction may not have of its client, its user has to set; the read preference is left as it is.
+    session.startTransaction({ readConcern: { level: 'snapshot' }, writeConcern: { w: 'majority' } })
+    await outbox.enlist(session, async () => {
+      expect([...((await store.get('claim')) ?? [])]).toEqual([1, 2, 3])
+      await bus.emit('a', { n: 1 }, { id: 'order-1' })
+    })
+    await session.commitTransaction()
+    await session.endSession()
     await bus.emit('a', { n: 1 }, { id: 'order-1' })
     expect([...((await store.get('claim')) ?? [])]).toEqual([1, 2, 3])
     expect(await outbox.stats()).toMatchObject({ due: 1, oldestDueMs: expect.any(Number) })
@@ -100,14 +110,7 @@ describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
     const { database, outbox, bus } = await opened({}, pool)
     const counted = await new MongoClient(url ?? '').connect()
     cleanups.push(() => counted.close())
-    const connections = async (): Promise<number> => {
-      const all = { $currentOp: { allUsers: true, idleConnections: true, idleSessions: false } }
-      const found = await counted
-        .db('admin')
-        .aggregate([all, { $match: { appName: database } }])
-        .toArray()
-      return new Set(found.map(({ connectionId }) => connectionId)).size
-    }
+    const connections = () => countConnections(counted, database)
     await until(async () => (await connections()) >= size)
     let most = 0
     bus.on('a', () => {})
