@@ -1,4 +1,4 @@
-import { existsSync, readdirSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import type { TestProjectConfiguration } from 'vitest/config'
 
 /** Lets tests import the packages' TypeScript sources, so that nothing has to be built first. */
@@ -7,25 +7,33 @@ const resolve = { conditions: ['source', 'node'] }
 /** The server that a project's tests need, by a word in its name. */
 const SERVERS = ['postgres', 'redis', 'dynamodb', 'mongodb'] as const
 
-function project(name: string, folder: string): TestProjectConfiguration {
-  const server = SERVERS.find((kind) => name.includes(kind))
+function project(name: string, folder: string, globalSetup = setupFor(name)): TestProjectConfiguration {
   return {
     resolve,
     ssr: { resolve },
     test: {
       name,
       include: [`${folder}/**/*.test.ts`],
-      testTimeout: 30_000,
+      testTimeout: 90_000,
       hookTimeout: 120_000,
-      ...(server && { globalSetup: `test/servers/setup-${server}.ts` }),
+      ...(globalSetup && { globalSetup }),
     },
   }
 }
 
-const tested = (folder: string): boolean => existsSync(new URL(folder, import.meta.url))
+function setupFor(name: string): string | undefined {
+  const server = SERVERS.find((kind) => name.includes(kind))
+  return server && `test/servers/setup-${server}.ts`
+}
 
 const projects: TestProjectConfiguration[] = readdirSync(new URL('packages', import.meta.url))
   .map((name) => project(name, `packages/${name}/test`))
-  .concat(['examples', 'test'].filter(tested).map((folder) => project(folder, folder)))
+  .concat(
+    project('examples', 'examples'),
+    project('servers', 'test/servers'),
+    project('engine', 'test/engine'),
+    project('docs', 'test/docs'),
+  )
+  .concat(project('faults', 'test/faults', 'test/faults/setup.ts'))
 
 export default projects

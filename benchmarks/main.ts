@@ -1,54 +1,79 @@
 /**
- * Measures against the raw driver and against peers, in one run on one server.
+ * Measures ours beside the raw driver and beside peers, in one run on one server for each database.
  *
- *   npm run bench -- [--only sqlite] [--repeat 5] [--scale 1] [--json FILE]
+ *   npm run bench -- [--only sqlite] [--workload drain] [--repeat 5] [--scale 1] [--minutes 10] [--out docs/measured]
+ *
+ * `--scale 0.02 --repeat 1` shows within minutes that everything runs; its figures mean nothing. `--minutes` adds a
+ * steady load under which memory is watched. `--out` keeps each report as JSON and Markdown, and plots what is there.
  */
-import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { dynamodb } from './dynamodb.ts'
-import { machine, measure, type Result, type Workload } from './measure.ts'
-import { mongodb } from './mongodb.ts'
-import { postgres } from './postgres.ts'
-import { redis } from './redis.ts'
-import { sqlite } from './sqlite.ts'
+import { databases } from './databases/index.ts'
+import { environment } from './environment.ts'
+import { type Measured, measure, type Workload } from './measure.ts'
+import { keep } from './output.ts'
+import { type Report, verdictTable, workloadTable } from './report.ts'
+import { type Verdict, verdicts } from './targets.ts'
+import { codecs } from './workloads/codec.ts'
+import { scaled, workloadsOf } from './workloads/index.ts'
 
-const { values } = parseArgs({
+const { values: options } = parseArgs({
   options: {
     only: { type: 'string' },
+    workload: { type: 'string', default: '' },
     repeat: { type: 'string', default: '5' },
     scale: { type: 'string', default: '1' },
-    json: { type: 'string' },
+    minutes: { type: 'string', default: '0' },
+    out: { type: 'string' },
   },
 })
+const surroundings = environment()
+const repetitions = Number(options.repeat)
+const scale = Number(options.scale)
+const minutes = Number(options.minutes)
 
-const SUITES: Readonly<Record<string, (scale: number) => Promise<readonly Workload[]>>> = {
-  sqlite,
-  postgres,
-  redis,
-  mongodb,
-  dynamodb,
-}
-
-console.log(machine())
-const results: Result[] = []
-for (const [name, suite] of Object.entries(SUITES)) {
-  if (values.only !== undefined && values.only !== name) continue
-  for (const workload of await suite(Number(values.scale))) {
-    const measured = await measure(workload, Number(values.repeat))
-    results.push(...measured)
-    console.log(`\n${workload.name}`)
-    console.table(
-      measured.map(({ arm, opsPerSecond, ofFloor, target }) => ({
-        arm,
-        'median/s': opsPerSecond.median,
-        range: `${opsPerSecond.least}-${opsPerSecond.most}`,
-        'of the first': ofFloor,
-        target: target ?? '',
-      })),
-    )
+async function run(
+  name: string,
+  settings: Report['settings'],
+  workloads: readonly Workload[],
+): Promise<Report> {
+  console.log(`\n# ${name}`, { ...settings })
+  const measured: Measured[] = []
+  const judged: Verdict[] = []
+  for (const workload of workloads) {
+    if (!workload.name.includes(options.workload)) continue
+    const { results, failures } = await measure(workload, repetitions)
+    console.log(`\n${workload.name}\n${workloadTable(results)}`)
+    for (const failure of failures) console.error(failure)
+    measured.push({ results, failures })
+    judged.push(...verdicts(workload, results))
+  }
+  if (judged.length > 0) console.log(`\n${verdictTable(judged)}`)
+  return {
+    name,
+    command: `npm run bench -- ${process.argv.slice(2).join(' ')}`,
+    environment: surroundings,
+    settings,
+    repetitions,
+    results: measured.flatMap(({ results }) => results),
+    verdicts: judged,
+    failures: measured.flatMap(({ failures }) => failures),
   }
 }
-if (values.json !== undefined)
-  writeFileSync(values.json, JSON.stringify({ machine: machine(), results }, null, 2))
-// Servers that were started for a suite end with the process.
-process.exit()
+
+async function reportOn(name: string): Promise<Report | undefined> {
+  if (name === 'codec') return run(name, {}, codecs())
+  const database = await databases.get(name)?.()
+  if (!database) return undefined
+  return run(name, await database.describe(), workloadsOf(scaled(database, scale), { scale, minutes }))
+}
+
+console.log(surroundings)
+let failed = 0
+for (const name of [...databases.keys(), 'codec']) {
+  if (options.only !== undefined && options.only !== name) continue
+  const report = await reportOn(name)
+  failed += report?.failures.length ?? 0
+  if (report && options.out !== undefined) keep(report, options.out)
+}
+// Servers that were started here end with the process.
+process.exit(failed > 0 ? 1 : 0)

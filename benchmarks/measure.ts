@@ -1,72 +1,107 @@
-import { cpus, totalmem } from 'node:os'
+/** What a run measured, by metric: `{ 'ops/s': 1200 }`. */
+export type Metrics = Readonly<Record<string, number>>
 
-/** One way of doing a workload. */
-export interface Arm {
-  readonly name: string
-  /** Prepares, does and checks the work; `time` is called around what counts. Returns how many operations that were. */
-  run(time: <R>(work: () => Promise<R> | R) => Promise<R>): Promise<number>
+/** `floor` is the raw driver by hand, `peer` what one would pick instead, `other` what is only there to compare. */
+export type Role = 'floor' | 'ours' | 'peer' | 'other'
+
+/** One way of doing a workload: prepares, does and checks it. */
+interface Trial {
+  readonly arm: string
+  readonly role: Role
+  run(): Promise<Metrics>
 }
 
-/** The same work in several ways, on one server. The first arm is the floor: the raw driver by hand. */
+/** What ours should reach. */
+export interface Target {
+  readonly metric: string
+  /** For latencies and loads. */
+  readonly lowerIsBetter?: boolean
+  /** Of what the floor reaches. */
+  readonly ofFloor?: number
+  /** Of what each peer reaches. */
+  readonly ofPeers?: number
+  readonly atMost?: number
+  readonly atLeast?: number
+  /** Between the arms of the workload, the largest over the least. */
+  readonly within?: number
+}
+
+/** The same work in several ways, on one server. */
 export interface Workload {
   readonly name: string
-  readonly arms: readonly Arm[]
-  /** What ours should reach of the floor. */
-  readonly target?: number
+  readonly database: string
+  readonly trials: readonly Trial[]
+  readonly targets?: readonly Target[]
+  /** For what takes long: repeated no more often than this. */
+  readonly atMost?: number
 }
 
 export interface Result {
+  readonly database: string
   readonly workload: string
   readonly arm: string
-  readonly opsPerSecond: { readonly median: number; readonly least: number; readonly most: number }
-  readonly ofFloor: number
-  readonly target?: number
+  readonly role: Role
+  readonly metric: string
+  readonly median: number
+  readonly least: number
+  readonly most: number
 }
 
-/** Runs every arm in turn, so often that noise shows, and compares medians. */
-export async function measure({ name, arms, target }: Workload, repetitions: number): Promise<Result[]> {
-  const rates = arms.map((): number[] => [])
-  for (let repetition = 0; repetition < repetitions; repetition++) {
-    for (const [index, arm] of arms.entries()) {
-      let ms = 0
-      const operations = await arm.run(async (work) => {
-        const started = performance.now()
-        const result = await work()
-        ms += performance.now() - started
-        return result
-      })
-      rates[index]?.push((operations / ms) * 1000)
+export interface Measured {
+  readonly results: readonly Result[]
+  /** Runs that threw, or did not deliver exactly what they were given. */
+  readonly failures: readonly string[]
+}
+
+/** Runs every arm in turn, so often that noise shows. */
+export async function measure(workload: Workload, repetitions: number): Promise<Measured> {
+  const { name, database, trials, atMost = repetitions } = workload
+  const runs = trials.map((): Metrics[] => [])
+  const failures: string[] = []
+  for (let repetition = 0; repetition < Math.min(repetitions, atMost); repetition++) {
+    for (const [index, { arm, run }] of trials.entries()) {
+      try {
+        runs[index]?.push(await run())
+      } catch (error) {
+        failures.push(`${database}: ${name}, ${arm}: ${error instanceof Error ? error.stack : error}`)
+      }
     }
   }
-  const medians = rates.map(median)
-  return arms.map((arm, index) => ({
-    workload: name,
-    arm: arm.name,
-    opsPerSecond: {
-      median: Math.round(medians[index] ?? 0),
-      least: Math.round(Math.min(...(rates[index] ?? []))),
-      most: Math.round(Math.max(...(rates[index] ?? []))),
-    },
-    ofFloor: Math.round(((medians[index] ?? 0) / (medians[0] ?? 1)) * 100) / 100,
-    ...(target !== undefined && arm.name === 'ours' && { target }),
-  }))
+  const results = trials.flatMap(({ arm, role }, index) =>
+    summaries(runs[index] ?? []).map((summary) => ({ database, workload: name, arm, role, ...summary })),
+  )
+  return { results, failures }
 }
 
-export function machine(): object {
-  return {
-    node: process.version,
-    cpu: cpus()[0]?.model,
-    cores: cpus().length,
-    memoryGiB: Math.round(totalmem() / 2 ** 30),
-  }
+function summaries(runs: readonly Metrics[]): Pick<Result, 'metric' | 'median' | 'least' | 'most'>[] {
+  return Object.keys(runs[0] ?? {}).map((metric) => {
+    const values = runs.map((metrics) => metrics[metric] ?? Number.NaN)
+    return { metric, median: median(values), least: Math.min(...values), most: Math.max(...values) }
+  })
 }
 
-function median(values: readonly number[]): number {
+export function median(values: readonly number[]): number {
+  return percentile(values, 0.5)
+}
+
+/** The value that the share `of` of all values does not exceed. */
+export function percentile(values: readonly number[], of: number): number {
   const sorted = values.toSorted((a, b) => a - b)
-  return sorted[Math.floor(sorted.length / 2)] ?? 0
+  return sorted[Math.max(0, Math.ceil(sorted.length * of) - 1)] ?? Number.NaN
 }
 
-/** Throws when a run did not deliver exactly what it was given. */
-export function assertDelivered(expected: number, actual: number): void {
-  if (expected !== actual) throw new Error(`delivered ${actual} of ${expected}`)
+/** How long `work` takes, in milliseconds. */
+export async function timed(work: () => unknown): Promise<number> {
+  const started = performance.now()
+  await work()
+  return performance.now() - started
+}
+
+/** The slope of a line through points, by least squares. */
+export function slope(points: readonly (readonly [number, number])[]): number {
+  const mean = (of: 0 | 1): number => points.reduce((sum, point) => sum + point[of], 0) / points.length
+  const [x, y] = [mean(0), mean(1)]
+  const covariance = points.reduce((sum, point) => sum + (point[0] - x) * (point[1] - y), 0)
+  const variance = points.reduce((sum, point) => sum + (point[0] - x) ** 2, 0)
+  return covariance / variance
 }

@@ -1,4 +1,4 @@
-/** Fails unless every package was really tested, none of it skipped; ends with the counts of the whole run. */
+/** Fails unless every package was really tested, none of it skipped; ends with what failed and the counts of the whole run. */
 import { readdirSync, readFileSync } from 'node:fs'
 
 interface Report {
@@ -9,7 +9,11 @@ interface Report {
   readonly testResults: readonly {
     readonly name: string
     readonly status: string
-    readonly assertionResults: readonly { readonly status: string }[]
+    readonly assertionResults: readonly {
+      readonly status: string
+      readonly fullName: string
+      readonly failureMessages?: readonly string[]
+    }[]
   }[]
 }
 
@@ -24,6 +28,13 @@ const broken = report.testResults.filter(
   ({ status, assertionResults }) => status === 'failed' && assertionResults.length === 0,
 )
 for (const { name } of broken) console.error(`DID NOT LOAD: ${name}`)
+// Once more at the very end: what failed an hour ago is thousands of lines up.
+for (const { name, assertionResults } of report.testResults) {
+  for (const { status, fullName, failureMessages = [] } of assertionResults) {
+    if (status === 'failed')
+      console.error(`FAILED: ${name}: ${fullName}\n${failureMessages.join('\n').slice(0, 2_000)}`)
+  }
+}
 const failed = report.numFailedTests + broken.length
 console.log(
   `${report.numPassedTests} passed, ${failed} failed, ${report.numPendingTests + report.numTodoTests} skipped`,

@@ -1,12 +1,12 @@
 import { randomUUID } from 'node:crypto'
 import type { Outbox, OutboxOptions } from 'outbox-core'
-import type { PostgresTableOptions } from 'outbox-core/sql'
+import type { PostgresStorageOptions } from 'outbox-core/sql'
 import type { Backend, BackendTraits, Place, RawEvent, RawPayload } from 'outbox-core/testing'
 import pg from 'pg'
 
 /** One client of the user's own, with the outbox on it. */
 export interface Client<Tx, TxOptions> {
-  outbox(options: OutboxOptions & PostgresTableOptions): Outbox<Tx, TxOptions>
+  outbox(options: OutboxOptions & PostgresStorageOptions): Outbox<Tx, TxOptions>
   execute(tx: Tx, text: string, key: string): Promise<unknown>
   transaction(work: (tx: Tx) => Promise<void>): Promise<unknown>
   /** Statements sent so far. */

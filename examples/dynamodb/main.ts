@@ -1,4 +1,4 @@
-/** The AWS SDK: DYNAMODB_URL=http://… node --conditions=source examples/dynamodb/main.ts (without a URL, AWS itself) */
+/** The AWS SDK: DYNAMODB_URL=http://… npm run example dynamodb (without a URL, AWS itself) */
 import {
   CreateTableCommand,
   DeleteTableCommand,

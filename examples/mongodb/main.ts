@@ -1,4 +1,4 @@
-/** The mongodb driver: MONGODB_URL=mongodb://… node --conditions=source examples/mongodb/main.ts */
+/** The mongodb driver: MONGODB_URL=mongodb://… npm run example mongodb */
 import { type ClientSession, MongoClient } from 'mongodb'
 import { MongoDBOutbox } from 'outbox-mongodb'
 import { runOrders } from '../orders.ts'

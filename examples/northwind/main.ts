@@ -41,8 +41,12 @@ const engine = new SagaEngine({
   claims: { threshold: CLAIM_ABOVE_BYTES },
 })
 
-const count = (status: string): number =>
-  (db.prepare('SELECT count(*) AS n FROM orders WHERE status = ?').get(status) as { n: number }).n
+const number = (sql: string, ...parameters: unknown[]): number =>
+  db
+    .prepare<unknown[], number>(sql)
+    .pluck()
+    .get(...parameters) ?? 0
+const count = (status: string): number => number('SELECT count(*) FROM orders WHERE status = ?', status)
 const ended = (): number => count('confirmed') + count('cancelled')
 
 bus.on('saga.compensated', async ({ payload: { slipId, fault } }) => {
@@ -57,7 +61,11 @@ bus.on('saga.compensated', async ({ payload: { slipId, fault } }) => {
 await outbox.initialize()
 createShop(db)
 const before = ended()
-if (before > 0) console.log(`Going on after ${before} of ${orders.length} orders.`)
+console.log(
+  before > 0
+    ? `Going on after ${before} of ${orders.length} orders.`
+    : `Northwind's ${orders.length} orders, each a saga, against the stock of a single day: most can't be served, and are undone.`,
+)
 
 const bar = new cliProgress.SingleBar(
   { format: 'orders {bar} {value}/{total}' },
@@ -72,7 +80,7 @@ process.once('SIGTERM', stop)
 
 await bus.start()
 for (const order of orders) await accept(order)
-while (ended() < orders.length || (await outbox.stats()).due > 0)
+while (ended() < orders.length || (await unsettled()) > 0)
   await new Promise((resolve) => setTimeout(resolve, 20))
 await bus.stop()
 const seconds = (performance.now() - started) / 1000
@@ -89,6 +97,12 @@ async function accept(order: Order): Promise<void> {
     const { changes } = tx.prepare("INSERT OR IGNORE INTO orders VALUES (?, 'accepted', NULL)").run(order.Id)
     if (changes === 1) await engine.emit(slipOf(order))
   })
+}
+
+// Another process on the file may still hold some, or one that was killed.
+async function unsettled(): Promise<number> {
+  const { due, leased } = await outbox.stats()
+  return due + leased
 }
 
 function slipOf(order: Order) {
@@ -123,6 +137,7 @@ function report(): void {
   console.table({
     completed: count('confirmed'),
     ...Object.fromEntries(reasons.map(({ reason, orders }) => [`compensated: ${reason}`, orders])),
+    'reservations taken back': number('SELECT count(*) FROM movements WHERE quantity > 0'),
     'events in this run': tally.events,
     'payloads in this run': tally.payloads,
     'payload bytes, raw': tally.rawBytes,

@@ -1,4 +1,4 @@
-/** Drizzle on postgres.js: DATABASE_URL=postgres://… node --conditions=source examples/postgres-drizzle/main.ts */
+/** Drizzle on postgres.js: DATABASE_URL=postgres://… npm run example postgres-drizzle */
 import { sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import { PostgresDrizzleOutbox } from 'outbox-postgres-drizzle'

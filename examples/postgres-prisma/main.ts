@@ -1,6 +1,6 @@
 /**
  * Prisma on adapter-pg: npx prisma generate --schema examples/postgres-prisma/schema.prisma, then
- * DATABASE_URL=postgres://… node --conditions=source examples/postgres-prisma/main.ts
+ * DATABASE_URL=postgres://… npm run example postgres-prisma
  */
 import { PrismaPg } from '@prisma/adapter-pg'
 import { PostgresPrismaOutbox, type PrismaClientLike, type PrismaTransaction } from 'outbox-postgres-prisma'

@@ -1,4 +1,4 @@
-/** ioredis: REDIS_URL=redis://… node --conditions=source examples/redis/main.ts */
+/** ioredis: REDIS_URL=redis://… npm run example redis */
 import { type ChainableCommander, Redis } from 'ioredis'
 import { RedisIoredisOutbox } from 'outbox-redis-ioredis'
 import { runOrders } from '../orders.ts'

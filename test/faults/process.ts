@@ -1,24 +1,34 @@
-/** A process that emits or works until it is killed: node test/faults/process.ts ROLE ADAPTER URL PLACE LEDGER FIRST */
-import { ADAPTERS } from './adapters.ts'
-import { sagasOn } from './sagas.ts'
+/** A process that emits or works until it is killed: node test/faults/generated/process.mjs SETTINGS */
+import { appendFileSync } from 'node:fs'
+import { flushCompileCache } from 'node:module'
+import type { BusOptions } from 'outbox-core'
+import { ADAPTERS, type AdapterName } from './adapters/index.ts'
+import type { Fatality } from './points.ts'
+import { ROLES, type Role } from './roles.ts'
 
-const [, , role, name, url = '', place = '', ledger = '', first = '0'] = process.argv
-const adapter = ADAPTERS.find((candidate) => candidate.name === name)
-if (!adapter) throw new Error(`no adapter ${name}`)
-const { outbox, write } = await adapter.open(url, place)
-const { bus, engine, slip, note } = sagasOn(outbox, ledger)
-
-if (role === 'emit') {
-  note('ready')
-  for (let number = Number(first); ; number++) {
-    const id = `slip-${number}`
-    note(`attempted ${id}`)
-    await outbox.transaction(async (tx) => {
-      await write(tx, id)
-      await engine.emit(slip(id))
-    })
-    note(`acknowledged ${id}`)
-  }
+/** What the process is to do; its one argument, as JSON. */
+export interface ProcessSettings {
+  readonly role: Role
+  readonly adapter: AdapterName
+  readonly url: string
+  readonly place: string
+  readonly ledger: string
+  /** Number of the first slip, or of the first round. */
+  readonly first?: number
+  readonly bus?: Pick<BusOptions, 'lease' | 'concurrency' | 'batchSize'>
+  /** Where it kills itself. */
+  readonly fatality?: Fatality
+  /** How long its first activity of each round takes, or blocks the event loop. */
+  readonly stall?: { readonly kind: 'hold' | 'block'; readonly ms: number }
 }
-await bus.start()
-note('ready')
+
+if (process.argv[1] === import.meta.filename) await main(JSON.parse(process.argv[2] ?? ''))
+
+async function main(settings: ProcessSettings): Promise<void> {
+  const { adapter, url, place, role, ledger } = settings
+  const { open } = await ADAPTERS[adapter].load()
+  // Node writes its cache when a process ends by itself, which these don't.
+  flushCompileCache()
+  const note = (line: string): void => appendFileSync(ledger, `${line}\n`)
+  await ROLES[role]({ opened: await open(url, place), settings, note })
+}

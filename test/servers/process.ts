@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { accessSync, constants, mkdtempSync, rmSync } from 'node:fs'
+import { accessSync, constants, mkdtempSync, rmSync, statfsSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -12,11 +12,28 @@ process.on('exit', () => {
   for (const folder of folders) rmSync(folder, { recursive: true, force: true })
 })
 
-/** A folder that is gone when the process ends. */
+const MEMORY = '/dev/shm'
+const ROOM_BYTES = 4 * 1024 ** 3
+
+/**
+ * A folder that is gone when the process ends: in memory where there is room, for tests kill processes and pull no plug.
+ * The variable OUTBOX_TEST_FOLDER puts it elsewhere.
+ */
 export function temporaryFolder(name: string): string {
-  const folder = mkdtempSync(join(tmpdir(), `outbox-${name}-`))
+  const parent = process.env['OUTBOX_TEST_FOLDER'] ?? (hasRoom(MEMORY) ? MEMORY : tmpdir())
+  const folder = mkdtempSync(join(parent, `outbox-${name}-`))
   folders.add(folder)
   return folder
+}
+
+// A container's has 64 MB by default.
+function hasRoom(folder: string): boolean {
+  try {
+    const { bavail, bsize } = statfsSync(folder)
+    return bavail * bsize > ROOM_BYTES
+  } catch {
+    return false
+  }
 }
 
 export async function freePort(): Promise<number> {
@@ -48,6 +65,7 @@ export class ServerProcess {
   readonly #args: readonly string[]
   readonly #ready: () => Promise<unknown>
   #child: ChildProcess | undefined
+  #cwd = ''
   #output = ''
 
   constructor(command: string, args: readonly string[], ready: () => Promise<unknown>) {
@@ -57,7 +75,9 @@ export class ServerProcess {
   }
 
   async start(): Promise<void> {
-    const child = spawn(this.#command, this.#args, { stdio: ['ignore', 'pipe', 'pipe'] })
+    // Some servers leave files of their own where they are started.
+    this.#cwd = temporaryFolder('server')
+    const child = spawn(this.#command, this.#args, { cwd: this.#cwd, stdio: ['ignore', 'pipe', 'pipe'] })
     children.add(child)
     this.#child = child
     const keep = (chunk: Buffer): void => {
@@ -77,6 +97,7 @@ export class ServerProcess {
     const exited = new Promise((resolve) => child.once('exit', resolve))
     if (!gone && child.kill(signal)) await exited
     children.delete(child)
+    rmSync(this.#cwd, { recursive: true, force: true })
   }
 
   async #untilReady(child: ChildProcess): Promise<void> {

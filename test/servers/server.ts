@@ -4,10 +4,15 @@ export interface Server {
   /** Where it comes from, for the log: a variable, Docker, a local binary. */
   readonly source: string
   stop(): Promise<void>
-  /** Kills it as a power cut would, keeping its data; only for servers that were started here. */
+  /** Kills it in the middle of whatever it does, keeping its files; only for servers that were started here. */
   kill?(): Promise<void>
   /** Starts it again on the same port with the same data. */
   restart?(): Promise<void>
+}
+
+export interface LocalSettings {
+  /** What it has acknowledged is on the disk, whatever that costs. @default false */
+  readonly durable?: boolean
 }
 
 export type ServerKind = 'postgres' | 'redis' | 'dynamodb' | 'mongodb'
@@ -19,7 +24,7 @@ export interface Sources {
   /** Starts one in Docker. */
   docker(): Promise<Server>
   /** Starts one from what is installed here; undefined when nothing is. */
-  local(): Promise<Server | undefined>
+  local(settings?: LocalSettings): Promise<Server | undefined>
   /** What to do when there is none. */
   readonly advice: string
 }

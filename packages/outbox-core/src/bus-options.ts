@@ -15,8 +15,9 @@ export interface BusOptions<Events extends object = Record<string, unknown>> {
    */
   readonly concurrency?: number
   /**
-   * Most events leased at once. A worker whose handlers are slow takes fewer by itself.
-   * @default 100
+   * Most events leased at once. A worker begins with 100, takes more while its batches are done quickly, and fewer
+   * while they are slow or large.
+   * @default 400
    */
   readonly batchSize?: number
   /**
@@ -79,7 +80,7 @@ export function dispatcherSettings(options: Omit<BusOptions, 'schemas'>): Dispat
   const minPollMs = durationMs('poll.min', options.poll?.min ?? 10)
   return {
     concurrency: wholeNumber('concurrency', options.concurrency ?? 20, 1, 10_000),
-    batchSize: wholeNumber('batchSize', options.batchSize ?? 100, 1, 1_000),
+    batchSize: wholeNumber('batchSize', options.batchSize ?? 400, 1, 1_000),
     leaseMs,
     heartbeatMs,
     handlerTimeoutMs: durationMs('handlerTimeout', options.handlerTimeout ?? '5m'),

@@ -186,12 +186,13 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
 
   /**
    * Takes no further events, waits for running handlers, aborts their signals when `timeout` has passed, and gives
-   * every lease back, so that other workers need not wait for it to run out.
+   * every lease back, so that other workers need not wait for it to run out. A handler that ignores its signal is no
+   * longer waited for after a second, a database that does not answer after some more.
    *
-   * @param options.timeout how long running handlers may take (default `'30s'`)
+   * @param options.timeout how long running handlers may take (default `'20s'`: Kubernetes kills after 30)
    */
   async stop(options: { readonly timeout?: Duration } = {}): Promise<void> {
-    const timeoutMs = durationMs('timeout', options.timeout ?? '30s', 0)
+    const timeoutMs = durationMs('timeout', options.timeout ?? '20s', 0)
     const dispatcher = this.#dispatcher
     this.#dispatcher = undefined
     if (dispatcher) this.#stopping = dispatcher.stop(timeoutMs)

@@ -3,8 +3,10 @@
  * saga deadlines; what is due, leased or expired is decided by the database's own clock.
  */
 export interface Clock {
-  /** Milliseconds since the epoch. */
+  /** Milliseconds since the epoch. Whoever sets the machine's clock makes it jump: only for moments that others see. */
   now(): number
+  /** Milliseconds since some moment of the past, never set: for everything that is waited for or measured here. */
+  elapsed(): number
   /** Calls `callback` once after `ms` milliseconds; the returned function cancels it. */
   after(ms: number, callback: () => void): () => void
 }
@@ -15,6 +17,7 @@ const LONGEST_TIMER_MS = 2 ** 31 - 1
 /** The process's own clock. */
 export const systemClock: Clock = {
   now: Date.now,
+  elapsed: () => performance.now(),
   after(ms, callback) {
     const timer = setTimeout(callback, Math.min(ms, LONGEST_TIMER_MS))
     return () => clearTimeout(timer)

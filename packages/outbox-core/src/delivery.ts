@@ -1,21 +1,34 @@
 import type { Emission } from './emission.ts'
 import { TransactionClosedError } from './errors.ts'
-import { EventDraft, type EventOptions, type OutboxEvent, SLIP_HEADER } from './event.ts'
+import {
+  CLAIM_EXPIRES_HEADER,
+  EventDraft,
+  type EventOptions,
+  type OutboxEvent,
+  SLIP_HEADER,
+} from './event.ts'
 import { type Logger, withFields } from './logger.ts'
 import type { Headers, LeasedEvent, NewEvent, PayloadRecord } from './storage.ts'
+
+/** A payload's stored bytes, and how long it lives after every put. */
+export interface StoredPayload {
+  readonly id: string
+  readonly data: Uint8Array
+  readonly ttlMs: number
+}
 
 /** One attempt at one event: what its handler sees of it, and what will be written together with its settlement. */
 export class Delivery implements OutboxEvent {
   readonly leased: LeasedEvent
-  /** When the lease was last known to be fresh, by this process's clock. */
+  /** When the lease was last known to be fresh, by the clock's `elapsed`. */
   leasedAt: number
   /** How long the event is kept once completed; 0 deletes it. */
   keepMs: number
   readonly append: NewEvent[] = []
   readonly put: PayloadRecord[] = []
   readonly remove: string[] = []
-  /** Payloads to put again when the event is buried, so that their time to live starts anew. */
-  readonly keepAlive: PayloadRecord[] = []
+  /** The payload that the event's claim led to, as it is stored: put again when it has to live on. */
+  stored: StoredPayload | undefined
   /** Called once the event is completed and written; must not throw or reject. */
   readonly afterSettled: (() => void | Promise<void>)[] = []
   payload: unknown
@@ -114,6 +127,20 @@ export class Delivery implements OutboxEvent {
   close(): void | Promise<void> {
     if (this.#emitting.length > 0) return Promise.all(this.#emitting.splice(0)).then(() => this.close())
     this.#closed = true
+  }
+
+  /** What has to be put so that the payload lives for its whole time after a wait. */
+  renewal(waitMs: number): PayloadRecord[] {
+    if (!this.stored) return []
+    const { id, data, ttlMs } = this.stored
+    return [{ id, data, expires: { inMs: waitMs + ttlMs } }]
+  }
+
+  /** As `renewal`, but nothing when more than half of that time is left anyway. */
+  renewalIfShort(waitMs: number, now: number): PayloadRecord[] {
+    const expiresAt = Number(this.headers[CLAIM_EXPIRES_HEADER])
+    const short = this.stored && expiresAt - now < waitMs + this.stored.ttlMs / 2
+    return short ? this.renewal(waitMs) : []
   }
 
   /** Forgets what a failed handler emitted. */

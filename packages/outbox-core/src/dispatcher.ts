@@ -1,3 +1,4 @@
+import { BatchSize } from './batch-size.ts'
 import type { DispatcherSettings } from './bus-options.ts'
 import type { Clock } from './clock.ts'
 import { Delivery } from './delivery.ts'
@@ -12,11 +13,11 @@ import { type Finished, Settler } from './settler.ts'
 import type { LeasedEvent, OutcomeResult } from './storage.ts'
 import { WakeTimes } from './wake-times.ts'
 
-// A batch that takes longer than this to be started is too much for one worker: the next one is smaller.
-const SLOW_BATCH_MS = 200
-
 // How long handlers may still take after their signal was aborted.
 const GRACE_MS = 1_000
+
+// How long `stop` waits beyond that for a database that does not answer.
+const UNANSWERED_MS = 5_000
 
 /** Takes due events in batches, has them handled with bounded concurrency, and has their outcomes written. */
 export class Dispatcher {
@@ -34,9 +35,8 @@ export class Dispatcher {
   readonly #held = new Set<Delivery>()
   readonly #queue: Delivery[] = []
   readonly #wakeTimes = new WakeTimes()
+  readonly #batchSize: BatchSize
   #active = 0
-  #batchSize: number
-  #batchStartedAt = 0
   #stopping = false
   #wakeUp: (() => void) | undefined
   #roomMade: (() => void) | undefined
@@ -59,8 +59,9 @@ export class Dispatcher {
     this.#handling = parts.handling
     this.#emission = parts.emission
     this.#completed = parts.completed
-    this.#batchSize = parts.settings.batchSize
-    this.#settler = new Settler(parts.outbox, parts.settings.batchSize * 2, (finished, result) =>
+    const { batchSize, concurrency } = parts.settings
+    this.#batchSize = new BatchSize(concurrency, batchSize)
+    this.#settler = new Settler(parts.outbox, batchSize, (finished, result) =>
       this.#settled(finished, result),
     )
     const { leaseMs, heartbeatMs: everyMs, purgeIntervalMs } = parts.settings
@@ -77,20 +78,26 @@ export class Dispatcher {
       this.#logger.warn({ error: errorFields(error) }, 'the database is not there yet; polling until it is')
     }
     this.#unsubscribe = this.#outbox.onWake((inMs) => this.#wakeIn(inMs))
-    this.#unlisten = await this.#outbox.storage.listen?.(() => this.#wakeIn(0))
+    this.#unlisten = await this.#listen()
     this.#heartbeat.start()
     this.#purger.start()
     this.#polling = this.#poll()
   }
 
-  /** Takes nothing new, waits for what runs, then aborts it, and gives back every lease. */
+  /** Takes nothing new, waits for what runs, then aborts it, and gives back every lease that the database lets it. */
   async stop(drainMs: number): Promise<void> {
     this.#stopping = true
     this.#wakeUp?.()
     this.#roomMade?.()
     this.#unsubscribe?.()
-    await this.#unlisten?.()
-    await Promise.all([this.#polling, this.#purger.stop()])
+    if (await this.#within(drainMs + 2 * GRACE_MS + UNANSWERED_MS, this.#end(drainMs))) return
+    this.#settler.abandon()
+    void this.#heartbeat.stop()
+    this.#logger.error({ held: this.#held.size }, 'the database does not answer; the leases will run out')
+  }
+
+  async #end(drainMs: number): Promise<void> {
+    await Promise.all([this.#polling, this.#purger.stop(), this.#unlisten?.()])
     for (const delivery of this.#queue.splice(0)) this.#settler.add({ delivery, outcome: released(delivery) })
     if (!(await this.#emptied(drainMs))) {
       const reason = new StoppingError('the bus is stopping')
@@ -98,10 +105,22 @@ export class Dispatcher {
       if (!(await this.#emptied(GRACE_MS))) {
         for (const delivery of this.#held) delivery.abort(reason)
         this.#settler.abandon()
+        // What was aborted is still on its way to the settler.
+        await this.#emptied(GRACE_MS)
       }
     }
     await this.#settler.drained()
     await this.#heartbeat.stop()
+  }
+
+  async #listen(): Promise<(() => Promise<void>) | undefined> {
+    try {
+      return await this.#outbox.storage.listen?.(() => this.#wakeIn(0))
+    } catch (error) {
+      const fields = { error: errorFields(toError(error)) }
+      this.#logger.warn(fields, 'other processes can’t wake this one; polling finds their events')
+      return undefined
+    }
   }
 
   async #poll(): Promise<void> {
@@ -109,8 +128,8 @@ export class Dispatcher {
     let pause = minPollMs
     while (!this.#stopping) {
       await this.#room()
-      this.#wakeTimes.dropUntil(this.#clock.now())
-      const wanted = this.#batchSize
+      this.#wakeTimes.dropUntil(this.#clock.elapsed())
+      const wanted = this.#batchSize.current
       const taken = await this.#leaseOrLog()
       if (taken > 0) pause = minPollMs
       if (taken === wanted) continue
@@ -129,9 +148,9 @@ export class Dispatcher {
 
   /** Resolves after `ms`, or with true as soon as an event is known to be due. */
   async #sleep(ms: number): Promise<boolean> {
-    const end = this.#clock.now() + ms
+    const end = this.#clock.elapsed() + ms
     while (!this.#stopping) {
-      const now = this.#clock.now()
+      const now = this.#clock.elapsed()
       const due = this.#wakeTimes.next
       if (due !== undefined && due <= now) return true
       const left = Math.min(end, due ?? end) - now
@@ -160,9 +179,9 @@ export class Dispatcher {
 
   async #lease(): Promise<number> {
     const { leaseMs, retentionMs } = this.#settings
-    const leasedAt = this.#clock.now()
-    const events = await this.#outbox.storage.lease(this.#batchSize, leaseMs)
-    if (this.#queue.length === 0) this.#batchStartedAt = leasedAt
+    const leasedAt = this.#clock.elapsed()
+    const events = await this.#outbox.storage.lease(this.#batchSize.current, leaseMs)
+    if (this.#queue.length === 0) this.#batchSize.begin(leasedAt)
     for (const leased of events) this.#accept(leased, leasedAt, retentionMs)
     this.#startMore()
     return events.length
@@ -172,13 +191,14 @@ export class Dispatcher {
     const delivery = new Delivery(leased, this.#emission, this.#logger, leasedAt, keepMs)
     this.#held.add(delivery)
     this.#queue.push(delivery)
+    this.#batchSize.add(leased.body.length)
   }
 
   #startMore(): void {
     while (this.#active < this.#settings.concurrency && !this.#stopping) {
       const delivery = this.#queue.shift()
       if (!delivery) return
-      if (this.#queue.length === 0) this.#adaptBatch()
+      if (this.#queue.length === 0) this.#batchSize.end(this.#clock.elapsed())
       void this.#run(delivery)
     }
   }
@@ -192,16 +212,9 @@ export class Dispatcher {
     if (!this.#full()) this.#roomMade?.()
   }
 
-  // What one worker has leased but can't start, others can't take.
-  #adaptBatch(): void {
-    const { batchSize, concurrency } = this.#settings
-    const slow = this.#clock.now() - this.#batchStartedAt > SLOW_BATCH_MS
-    const size = slow ? Math.max(concurrency, Math.floor(this.#batchSize / 2)) : this.#batchSize * 2
-    this.#batchSize = Math.min(size, batchSize)
-  }
-
   #full(): boolean {
-    return this.#queue.length > this.#batchSize / 2 || this.#held.size > this.#settings.batchSize * 2
+    const { current } = this.#batchSize
+    return this.#queue.length > current / 2 || this.#held.size > current * 2
   }
 
   #settled({ delivery, outcome }: Finished, result: OutcomeResult): void {
@@ -212,19 +225,23 @@ export class Dispatcher {
   }
 
   #wakeIn(inMs: number): void {
-    this.#wakeTimes.add(this.#clock.now() + Math.max(0, inMs))
+    this.#wakeTimes.add(this.#clock.elapsed() + Math.max(0, inMs))
     this.#wakeUp?.()
   }
 
   /** Whether everything leased was settled within `ms`. */
   async #emptied(ms: number): Promise<boolean> {
     if (this.#held.size === 0) return true
-    return new Promise((resolve) => {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#allSettled = resolve
+    return this.#within(ms, promise)
+  }
+
+  /** Whether `work` ended within `ms`. */
+  #within(ms: number, work: Promise<void>): Promise<boolean> {
+    return new Promise((resolve, reject) => {
       const cancel = this.#clock.after(ms, () => resolve(false))
-      this.#allSettled = () => {
-        cancel()
-        resolve(true)
-      }
+      work.then(() => resolve(true), reject).finally(cancel)
     })
   }
 }

@@ -1,3 +1,5 @@
+import { types } from 'node:util'
+
 /**
  * Every error this library throws by itself. `code` is stable and literal, `cause` is kept, and no
  * message ever carries a payload.
@@ -202,10 +204,16 @@ export class StorageError extends OutboxError {
   readonly code = 'OUTBOX_STORAGE'
   /** Whether the same call may succeed later: a lost connection, a lock, a full disk. */
   readonly transient: boolean
+  /** Whether the database refuses what it was given, whenever it is given: a constraint, a value it can't hold. */
+  override readonly permanent: boolean
 
-  constructor(message: string, options: ErrorOptions & { readonly transient: boolean }) {
+  constructor(
+    message: string,
+    options: ErrorOptions & { readonly transient: boolean; readonly permanent?: boolean },
+  ) {
     super(message, options)
     this.transient = options.transient
+    this.permanent = options.permanent ?? false
   }
 }
 
@@ -285,7 +293,8 @@ export function isPermanent(error: unknown): boolean {
 
 /** Anything thrown, as an Error: a thrown string or object is wrapped, and kept as `cause`. */
 export function toError(thrown: unknown): Error {
-  if (thrown instanceof Error) return thrown
+  // Under Jest, errors of Node's own modules are not instances of the tests' Error.
+  if (thrown instanceof Error || types.isNativeError(thrown)) return thrown
   return new Error(`a non-Error was thrown: ${describe(thrown)}`, { cause: thrown })
 }
 

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
-import { v7 as uuid } from 'uuid'
 import { EventTooLargeError, InvalidEventError } from './errors.ts'
+import { newId } from './ids.ts'
 import { type Duration, durationMs } from './options.ts'
 import { serialize } from './serialize.ts'
 import type { Headers, NewEvent, Outcome, PayloadRecord, When } from './storage.ts'
@@ -63,7 +63,7 @@ export class EventDraft {
   /** @param ownHeaders the library's own, with reserved names */
   constructor(type: string, payload: unknown, options: EventOptions = {}, ownHeaders: Headers = {}) {
     this.type = checkedType(type)
-    this.id = options.id === undefined ? uuid() : checkedId(options.id)
+    this.id = options.id === undefined ? newId() : checkedId(options.id)
     this.#callerChoseId = options.id !== undefined
     this.#due = dueTime(options)
     this.headers = { ...(options.headers && checkedHeaders(options.headers)), ...ownHeaders }

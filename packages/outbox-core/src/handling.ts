@@ -111,7 +111,8 @@ export class Handling {
       { ...delivery.logFields, delayMs, error: errorFields(reason) },
       'attempt failed, will retry',
     )
-    return settled(delivery, { kind: 'retry', delayMs, error: errorText(reason), counted: true })
+    const put = delivery.renewalIfShort(delayMs, this.#clock.now())
+    return { ...settled(delivery, { kind: 'retry', delayMs, error: errorText(reason), counted: true }), put }
   }
 
   async #buried(delivery: Delivery, registration: Registration | undefined, error: Error): Promise<Outcome> {
@@ -124,8 +125,8 @@ export class Handling {
       this.#logger.error(fields, 'what should follow a burial failed; buried all the same')
     }
     const settle: Settlement = { ...lease(delivery), kind: 'bury', error: errorText(error) }
-    const { append, put, keepAlive, routingSlipId } = delivery
-    return { settle, append, put: [...put, ...keepAlive], remove: [], routingSlipId }
+    const { append, put, routingSlipId } = delivery
+    return { settle, append, put: [...put, ...delivery.renewal(0)], remove: [], routingSlipId }
   }
 }
 

@@ -41,13 +41,13 @@ export class Heartbeat {
   }
 
   async #beat(): Promise<void> {
-    const staleSince = this.#clock.now() - this.#everyMs / 2
+    const staleSince = this.#clock.elapsed() - this.#everyMs / 2
     const stale = [...this.#held()].filter(({ leasedAt }) => leasedAt <= staleSince)
     for (let from = 0; from < stale.length; from += BATCH) await this.#extend(stale.slice(from, from + BATCH))
   }
 
   async #extend(deliveries: readonly Delivery[]): Promise<void> {
-    const now = this.#clock.now()
+    const now = this.#clock.elapsed()
     try {
       const lost = new Set(
         await this.#outbox.storage.extend(

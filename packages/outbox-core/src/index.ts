@@ -17,7 +17,7 @@ export { consoleLogger, type Logger, silentLogger } from './logger.ts'
 export { InMemoryOutbox, type InMemorySagaStore } from './memory/outbox.ts'
 export type { InMemoryTransaction } from './memory/transactions.ts'
 export type { Middleware } from './middleware.ts'
-export { type Duration, durationMs, identifier, wholeNumber } from './options.ts'
+export { type Duration, durationMs, identifier, identifiers, wholeNumber } from './options.ts'
 export { Outbox, type OutboxOptions } from './outbox.ts'
 export type { RetryOptions } from './retry.ts'
 export {

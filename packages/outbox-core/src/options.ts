@@ -61,3 +61,19 @@ export function identifier(option: string, value: string): string {
   }
   return value
 }
+
+/** Names of tables or collections, each an identifier and none used twice, whatever the case. */
+export function identifiers<const Names extends Readonly<Record<string, string>>>(
+  option: string,
+  names: Names,
+): Names {
+  const taken = new Set<string>()
+  for (const [key, name] of Object.entries(names)) {
+    const folded = identifier(`${option}.${key}`, name).toLowerCase()
+    if (taken.has(folded)) {
+      throw new ConfigurationError(`${option}.${key}`, name, 'another table has this name already')
+    }
+    taken.add(folded)
+  }
+  return names
+}

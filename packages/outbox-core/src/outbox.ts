@@ -1,7 +1,8 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { type Clock, systemClock } from './clock.ts'
 import { DeadLetters } from './dead-letters.ts'
-import { TransactionClosedError } from './errors.ts'
+import { TransactionClosedError, TransactionMissingError } from './errors.ts'
+import { GroupCommit } from './group-commit.ts'
 import { consoleLogger, type Logger, silentLogger } from './logger.ts'
 import { type Duration, wholeNumber } from './options.ts'
 import { PayloadLog } from './payload-log.ts'
@@ -44,6 +45,7 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
   readonly #contexts = new WeakMap<object, TransactionContext<Tx>>()
   readonly #log: PayloadLog
   readonly #wake: Wake
+  readonly #groupCommit: GroupCommit
 
   protected constructor(storage: Storage<Tx, TxOptions>, options: OutboxOptions = {}) {
     this.storage = storage
@@ -58,6 +60,7 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
     )
     this.#log = new PayloadLog(this.logger)
     this.#wake = new Wake(storage, this.clock, this.logger)
+    this.#groupCommit = new GroupCommit((outcomes) => this.#apply(outcomes), this.clock)
     this.deadLetters = new DeadLetters(this as unknown as Outbox)
   }
 
@@ -143,12 +146,13 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
    * The transaction's end waits for it and fails with it, so inside one a promise that nobody awaits is no unhandled
    * rejection. Not needed by users.
    *
-   * @throws TransactionClosedError
+   * @throws TransactionClosedError; TransactionMissingError for null
    */
   participate<R>(
     explicit: Tx | undefined,
     work: (context: TransactionContext<Tx> | undefined) => Promise<R>,
   ): Promise<R> {
+    if (explicit === null) return Promise.reject(new TransactionMissingError('the transaction given is null'))
     const context = this.#contextOf(explicit)
     if (context?.open === false) return Promise.reject(new TransactionClosedError())
     const result = work(context)
@@ -160,11 +164,9 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
     outcomes: readonly Outcome[],
     context?: TransactionContext<Tx>,
   ): Promise<readonly OutcomeResult[]> {
-    const results = await this.#log.write(outcomes, () =>
-      context ? context.run(() => this.storage.write(outcomes, context.tx)) : this.storage.write(outcomes),
-    )
-    this.#wakeFor(outcomes, results, context)
-    return results
+    const only = outcomes.length === 1 ? outcomes[0] : undefined
+    const mayShare = only && !only.settle && !context && this.storage.writesTogether
+    return mayShare ? [await this.#groupCommit.write(only)] : this.#apply(outcomes, context)
   }
 
   /** Reads a payload's bytes as stored. Not needed by users: see `sagaStore().get`. */
@@ -173,7 +175,7 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
     context: TransactionContext<Tx> | undefined,
     routingSlipId?: string,
   ): Promise<Uint8Array | undefined> {
-    return this.#log.read(id, routingSlipId, () =>
+    return this.#log.read({ routingSlipId, claimId: id }, () =>
       context ? context.run(() => this.storage.getPayload(id, context.tx)) : this.storage.getPayload(id),
     )
   }
@@ -193,6 +195,20 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
     return this.#ambient.run(undefined, fn)
   }
 
+  async #apply(
+    outcomes: readonly Outcome[],
+    context?: TransactionContext<Tx>,
+  ): Promise<readonly OutcomeResult[]> {
+    const announce = !context && outcomes.some(isEmitted) && this.#wake.takeTurn()
+    const results = await this.#log.write(outcomes, () =>
+      context
+        ? context.run(() => this.storage.write(outcomes, context.tx))
+        : this.storage.write(outcomes, undefined, { announce }),
+    )
+    this.#wakeFor(outcomes, results, context, announce)
+    return results
+  }
+
   #contextOf(explicit: Tx | undefined): TransactionContext<Tx> | undefined {
     if (explicit === undefined) return this.#ambient.getStore()
     const known = this.#openContext(explicit) ?? this.#contexts.get(explicit as object)
@@ -208,27 +224,30 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
 
   #within<R>(context: TransactionContext<Tx>, fn: (tx: Tx) => R | Promise<R>): Promise<R> {
     this.#contexts.set(context.tx as object, context)
-    return this.#ambient.run(context, () => context.complete(async (tx) => fn(tx)))
+    return this.#ambient.run(context, () => context.complete(fn))
   }
 
   #wakeFor(
     outcomes: readonly Outcome[],
     results: readonly OutcomeResult[],
-    context?: TransactionContext<Tx>,
+    context: TransactionContext<Tx> | undefined,
+    announced: boolean,
   ): void {
     const now = this.clock.now()
     let soonest = Number.POSITIVE_INFINITY
-    let emitted = false
     for (const [index, { settle, append }] of outcomes.entries()) {
       if (results[index]?.status !== 'applied') continue
       for (const { due } of append) soonest = Math.min(soonest, 'at' in due ? due.at - now : due.inMs)
       if (settle?.kind === 'retry') soonest = Math.min(soonest, settle.delayMs)
       if (settle?.kind === 'revive') soonest = Math.min(soonest, 0)
-      // What a worker appends it most likely takes itself: only what comes from outside is worth a push to others.
-      if (!settle) emitted = true
     }
     if (soonest === Number.POSITIVE_INFINITY) return
     if (context) context.soonestDueMs = Math.min(context.soonestDueMs ?? soonest, soonest)
-    else this.#wake.after(soonest, { elsewhere: emitted })
+    else this.#wake.after(soonest, { elsewhere: !announced && outcomes.some(isEmitted) })
   }
+}
+
+// What a worker appends it most likely takes itself: only what comes from outside is worth a push to others.
+function isEmitted({ settle, append }: Outcome): boolean {
+  return !settle && append.some(({ due }) => 'inMs' in due && due.inMs === 0)
 }

@@ -2,6 +2,13 @@ import { toError } from './errors.ts'
 import { errorFields, type Logger } from './logger.ts'
 import type { Outcome, OutcomeResult, Purged } from './storage.ts'
 
+/** The payload that a log line is about. */
+export interface PayloadSubject {
+  readonly routingSlipId: string | undefined
+  readonly claimId: string
+  readonly bytes?: number
+}
+
 /** The one place that logs what happens to payloads: who, which claim, how many bytes, how long; never the bytes. */
 export class PayloadLog {
   readonly #logger: Logger
@@ -10,7 +17,16 @@ export class PayloadLog {
     this.#logger = logger
   }
 
-  async write(
+  write(
+    outcomes: readonly Outcome[],
+    write: () => Promise<readonly OutcomeResult[]>,
+  ): Promise<readonly OutcomeResult[]> {
+    return outcomes.some(({ put, remove }) => put.length + remove.length > 0)
+      ? this.#logged(outcomes, write)
+      : write()
+  }
+
+  async #logged(
     outcomes: readonly Outcome[],
     write: () => Promise<readonly OutcomeResult[]>,
   ): Promise<readonly OutcomeResult[]> {
@@ -26,18 +42,33 @@ export class PayloadLog {
   }
 
   async read(
-    claimId: string,
-    routingSlipId: string | undefined,
+    subject: PayloadSubject,
     read: () => Promise<Uint8Array | undefined>,
   ): Promise<Uint8Array | undefined> {
     const started = performance.now()
+    const data = await this.failing('get', subject, read)
+    const fields = { ...subject, bytes: data?.byteLength, durationMs: since(started) }
+    this.#logger.debug(fields, data ? 'payload get' : 'payload get: missing or expired')
+    return data
+  }
+
+  /** A put or a delete that is no part of an outbox's write. */
+  async apart(what: 'put' | 'delete', subject: PayloadSubject, work: () => Promise<void>): Promise<void> {
+    const started = performance.now()
+    await this.failing(what, subject, work)
+    this.#logger.debug({ ...subject, durationMs: since(started) }, `payload ${what}`)
+  }
+
+  /** Logs why `work` failed; that it went well is logged with what it is a part of. */
+  async failing<R>(
+    what: 'put' | 'get' | 'delete',
+    subject: PayloadSubject,
+    work: () => R | Promise<R>,
+  ): Promise<R> {
     try {
-      const data = await read()
-      const fields = { routingSlipId, claimId, bytes: data?.byteLength, durationMs: since(started) }
-      this.#logger.debug(fields, data ? 'payload get' : 'payload get: missing or expired')
-      return data
+      return await work()
     } catch (error) {
-      this.#logger.error({ routingSlipId, claimId, error: errorFields(toError(error)) }, 'payload get failed')
+      this.#logger.error({ ...subject, error: errorFields(toError(error)) }, `payload ${what} failed`)
       throw error
     }
   }

@@ -1,6 +1,7 @@
+import { countFitting, isPassing } from './batching.ts'
 import type { Clock } from './clock.ts'
 import type { Delivery } from './delivery.ts'
-import { isPermanent, StorageError, toError, UnknownOutcomeError } from './errors.ts'
+import { isPermanent, toError } from './errors.ts'
 import { refused } from './handling.ts'
 import { errorFields, type Logger } from './logger.ts'
 import type { Outbox } from './outbox.ts'
@@ -59,7 +60,7 @@ export class Settler {
     while (this.#pending.length > 0) {
       // What finishes in this turn of the event loop shall be part of the batch.
       await new Promise<void>((resolve) => setImmediate(resolve))
-      await this.#write(this.#pending.splice(0, this.#batchSize))
+      await this.#write(this.#pending.splice(0, countFitting(this.#pending, this.#batchSize)))
     }
     this.#flushing = undefined
   }
@@ -72,7 +73,7 @@ export class Settler {
         return
       } catch (thrown) {
         const error = toError(thrown)
-        const splits = !passing(error) && (await this.#writeApart(batch, error))
+        const splits = !isPassing(error) && (await this.#writeApart(batch, error))
         if (splits) return
         if (this.#abandoned) return this.#giveUp(batch, error)
         this.#logger.warn({ events: batch.length, error: errorFields(error) }, 'settling failed, will repeat')
@@ -110,8 +111,4 @@ export class Settler {
       this.#logger.warn(finished.delivery.logFields, 'lease was lost: outcome not written')
     this.#settled(finished, result)
   }
-}
-
-function passing(error: Error): boolean {
-  return (error instanceof StorageError && error.transient) || error instanceof UnknownOutcomeError
 }

@@ -85,7 +85,8 @@ export interface Outcome {
 
 /**
  * What became of an outcome. `lost`: its event is no longer held by that lease. `duplicate`: its fingerprinted
- * event is in the outbox already. Nothing of a lost or duplicate outcome was applied.
+ * event is in the outbox already. An outcome that is both is `lost`: without the lease nothing of it counts, and a
+ * settlement that is repeated is lost whatever it appended. Nothing of a lost or duplicate outcome was applied.
  */
 export type OutcomeResult =
   | { readonly status: 'applied' }
@@ -145,6 +146,9 @@ export interface StorageLimits {
 export interface Storage<Tx, TxOptions = never> {
   readonly limits: StorageLimits
 
+  /** Whether a `write` of several outcomes is one transaction, and cheaper than one for each. */
+  readonly writesTogether: boolean
+
   /** Creates what is missing. Idempotent, and safe when several processes start at once. */
   initialize(): Promise<void>
 
@@ -161,12 +165,17 @@ export interface Storage<Tx, TxOptions = never> {
   enlist<R>(tx: Tx, work: (tx: Tx) => Promise<R>): Promise<R>
 
   /**
-   * Applies outcomes: inside `tx` when given, else in a transaction of its own that holds all of them. One result
-   * for each outcome, in order. Outcomes of one call name different events and payloads. Writing the same once more
+   * Applies outcomes: inside `tx` when given, else in a transaction that holds all of them, or one for each of them
+   * (see `writesTogether`). One result for each outcome, in order. Outcomes of one call name different events and payloads. Writing the same once more
    * changes nothing: settlements are lost, generated ids that are there already count as applied. A storage whose
-   * transactions are collected and sent at commit may find out only then, and throws there.
+   * transactions are collected and sent at commit may find out only then, and throws there. A storage that can
+   * `announce` does so in the same round trip when asked to, which is never the case with `tx`.
    */
-  write(outcomes: readonly Outcome[], tx?: Tx): Promise<readonly OutcomeResult[]>
+  write(
+    outcomes: readonly Outcome[],
+    tx?: Tx,
+    options?: { readonly announce?: boolean },
+  ): Promise<readonly OutcomeResult[]>
 
   /** Takes up to `limit` due events, oldest first, invisible to others for `leaseMs`. */
   lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]>
@@ -189,8 +198,8 @@ export interface Storage<Tx, TxOptions = never> {
   listen?(wake: () => void): Promise<() => Promise<void>>
 
   /**
-   * Tells the listeners of other processes that an event may be due. Core calls it after a commit, outside any
-   * transaction and not for every single one.
+   * Tells the listeners of other processes that an event may be due. Core calls it after the commit of a user's
+   * transaction and not for every single one; a write without a transaction carries the announcement itself.
    */
   announce?(): Promise<void>
 

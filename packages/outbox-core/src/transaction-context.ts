@@ -6,7 +6,7 @@ export class TransactionContext<Tx> {
   /** The soonest an event written in this transaction is due, in milliseconds from now; undefined without one. */
   soonestDueMs: number | undefined
   #open = true
-  #last: Promise<unknown> = Promise.resolve()
+  #last: Promise<void> = Promise.resolve()
   readonly #unfinished = new Set<Promise<unknown>>()
 
   constructor(tx: Tx) {
@@ -29,21 +29,18 @@ export class TransactionContext<Tx> {
   run<R>(operation: () => Promise<R>): Promise<R> {
     this.assertOpen()
     const result = this.#last.then(operation)
-    this.#last = result.catch(() => {})
-    return this.track(result)
+    this.#last = this.#keep(result)
+    return result
   }
 
   /** Makes the transaction's end wait for `work`, and fail with it. */
   track<R>(work: Promise<R>): Promise<R> {
-    const tracked = work.finally(() => this.#unfinished.delete(tracked))
-    this.#unfinished.add(tracked)
-    // The transaction fails with it: should nobody await it, that is report enough.
-    tracked.catch(() => {})
-    return tracked
+    void this.#keep(work)
+    return work
   }
 
   /** Runs the transaction's callback, then everything it started without awaiting it; afterwards nothing enters. */
-  async complete<R>(callback: (tx: Tx) => Promise<R>): Promise<R> {
+  async complete<R>(callback: (tx: Tx) => R | Promise<R>): Promise<R> {
     try {
       const result = await callback(this.tx)
       while (this.#unfinished.size > 0) await Promise.all(this.#unfinished)
@@ -51,7 +48,14 @@ export class TransactionContext<Tx> {
     } finally {
       this.#open = false
       // After a failure, let what still runs on the handle end before the driver rolls back.
-      await Promise.allSettled(this.#unfinished)
+      if (this.#unfinished.size > 0) await Promise.allSettled(this.#unfinished)
     }
+  }
+
+  /** Resolves when `work` is over. The transaction fails with it: should nobody await it, that is report enough. */
+  #keep(work: Promise<unknown>): Promise<void> {
+    this.#unfinished.add(work)
+    const over = (): void => void this.#unfinished.delete(work)
+    return work.then(over, over)
   }
 }

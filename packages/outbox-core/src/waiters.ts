@@ -6,6 +6,7 @@ interface Waiter {
   readonly type: string
   readonly where: (delivery: Delivery) => boolean
   readonly resolve: (delivery: Delivery) => void
+  readonly reject: (error: unknown) => void
 }
 
 /** Who waits for which event to be completed. */
@@ -19,26 +20,39 @@ export class Waiters {
 
   wait(type: string, where: (delivery: Delivery) => boolean, timeoutMs: number): Promise<Delivery> {
     return new Promise((resolve, reject) => {
-      const cancel = this.#clock.after(timeoutMs, () => {
+      const end = (): void => {
+        cancel()
         this.#waiters.delete(waiter)
-        reject(new TimeoutError(`no event "${type}" that matches was completed here within ${timeoutMs} ms`))
-      })
+      }
       const waiter: Waiter = {
         type,
         where,
         resolve: (delivery) => {
-          cancel()
-          this.#waiters.delete(waiter)
+          end()
           resolve(delivery)
         },
+        reject: (error) => {
+          end()
+          reject(error)
+        },
       }
+      const cancel = this.#clock.after(timeoutMs, () => {
+        waiter.reject(
+          new TimeoutError(`no event "${type}" that matches was completed here within ${timeoutMs} ms`),
+        )
+      })
       this.#waiters.add(waiter)
     })
   }
 
   completed(delivery: Delivery): void {
     for (const waiter of this.#waiters) {
-      if (waiter.type === delivery.type && waiter.where(delivery)) waiter.resolve(delivery)
+      if (waiter.type !== delivery.type) continue
+      try {
+        if (waiter.where(delivery)) waiter.resolve(delivery)
+      } catch (error) {
+        waiter.reject(error)
+      }
     }
   }
 }

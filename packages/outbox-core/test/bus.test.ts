@@ -1,4 +1,5 @@
 import { Writable } from 'node:stream'
+import { runInNewContext } from 'node:vm'
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
@@ -10,6 +11,7 @@ import {
   OutboxEventBus,
   SchemaError,
   TimeoutError,
+  TransactionClosedError,
 } from '../src/index.ts'
 import { recordingLogger, until } from '../src/testing/index.ts'
 
@@ -134,6 +136,80 @@ describe('OutboxEventBus', () => {
         'storage out',
       ],
     ])
+  })
+
+  test('schemas see what middleware made of a payload', async () => {
+    const bus = new OutboxEventBus<Events>(new InMemoryOutbox(), { schemas: { 'order.placed': placed } })
+    bus.use({
+      emit(draft) {
+        draft.payload = { ...(draft.payload as object), cents: 1 }
+      },
+    })
+    const without = { id: 'x' } as Events['order.placed']
+    await expect(bus.emit('order.placed', without)).resolves.toEqual(expect.any(String))
+  })
+
+  test('an emit that comes too late for its transaction reaches no middleware', async () => {
+    const outbox = new InMemoryOutbox()
+    const reached: string[] = []
+    const bus = new OutboxEventBus<Events>(outbox).use({ emit: ({ type }) => void reached.push(type) })
+    const ended = Promise.withResolvers<void>()
+    let late: Promise<unknown> = Promise.resolve()
+    await outbox.transaction(() => {
+      late = ended.promise.then(() => bus.emit('order.paid', { id: 'late' }))
+    })
+    ended.resolve()
+    await expect(late).rejects.toThrow(TransactionClosedError)
+    expect(reached).toEqual([])
+  })
+
+  test('an explicit transaction wins over the ambient one', async () => {
+    const outbox = new InMemoryOutbox()
+    const bus = new OutboxEventBus<Events>(outbox)
+    const other = outbox.begin()
+    await outbox.transaction(() => bus.emit('order.paid', { id: 'a' }, { transaction: other }))
+    expect(await outbox.stats()).toMatchObject({ due: 0 })
+    outbox.commit(other)
+    expect(await outbox.stats()).toMatchObject({ due: 1 })
+  })
+
+  test('a bus that is started inside a transaction takes no part in it', async () => {
+    const outbox = new InMemoryOutbox({ logger: false })
+    const bus = new OutboxEventBus<Events>(outbox, { retry: { maxAttempts: 1 } })
+    bus.on('order.placed', () => outbox.transaction(() => bus.emit('order.paid', { id: 'x' })).then(() => {}))
+    bus.on('order.paid', () => {})
+    await outbox.transaction(() => bus.start())
+    await Promise.all([bus.emit('order.placed', { id: 'x', cents: 1 }), bus.waitFor('order.paid')])
+    await bus.stop()
+    expect(await outbox.stats()).toMatchObject({ due: 0, dead: 0 })
+  })
+
+  test('waitFor fails with its own condition, and the event is completed all the same', async () => {
+    const outbox = new InMemoryOutbox({ logger: false })
+    const bus = new OutboxEventBus<Events>(outbox)
+    bus.on('order.paid', () => {})
+    await bus.start()
+    const waiting = bus.waitFor('order.paid', {
+      where: () => {
+        throw new Error('bad condition')
+      },
+    })
+    await Promise.all([expect(waiting).rejects.toThrow('bad condition'), bus.emit('order.paid', { id: 'a' })])
+    await bus.stop()
+    expect(await outbox.stats()).toMatchObject({ due: 0, leased: 0 })
+  })
+
+  test('an error of another realm is taken as it is', async () => {
+    const outbox = new InMemoryOutbox({ logger: false })
+    const bus = new OutboxEventBus<Events>(outbox, { retry: { maxAttempts: 1 } })
+    bus.on('order.paid', () => {
+      throw runInNewContext('new TypeError("from elsewhere")')
+    })
+    await bus.emit('order.paid', { id: 'a' })
+    await bus.start()
+    await until(async () => (await outbox.stats()).dead === 1)
+    await bus.stop()
+    expect((await outbox.deadLetters.list()).letters[0]?.error).toBe('TypeError: from elsewhere')
   })
 
   test('waitFor gives up after its timeout', async () => {

@@ -1,11 +1,4 @@
-import {
-  NotInitializedError,
-  OutboxError,
-  StorageError,
-  TransactionTooLargeError,
-  toError,
-  UnknownOutcomeError,
-} from 'outbox-core'
+import { NotInitializedError, OutboxError, StorageError, toError, UnknownOutcomeError } from 'outbox-core'
 
 /** Why one item of a transaction kept it from being written. */
 export interface CancellationReason {
@@ -16,7 +9,9 @@ export interface CancellationReason {
 
 interface AwsError extends Error {
   readonly CancellationReasons?: readonly CancellationReason[]
-  readonly $metadata?: { readonly httpStatusCode?: number }
+  readonly $metadata?: { readonly httpStatusCode?: number; readonly attempts?: number }
+  /** What came back, when it could not be read. */
+  readonly $response?: { readonly statusCode?: number }
   readonly $retryable?: unknown
 }
 
@@ -27,10 +22,18 @@ const NETWORK =
 const NEVER_SENT = /ECONNREFUSED|ENOTFOUND|EAI_AGAIN/
 const TRANSIENT_REASON = /^(None|TransactionConflict|ProvisionedThroughputExceeded|ThrottlingError)$/
 
-/** The reasons of a cancelled transaction, in the order of its items. */
-export function cancellationReasons(error: unknown): readonly CancellationReason[] | undefined {
-  const { name, CancellationReasons } = toError(error) as AwsError
-  return name === 'TransactionCanceledException' ? (CancellationReasons ?? []) : undefined
+/** A transaction that was cancelled, with the reasons in the order of its items. */
+export interface Cancellation {
+  readonly reasons: readonly CancellationReason[]
+  readonly cause: Error
+}
+
+/** The cancellation behind what the SDK threw. */
+export function cancellationOf(error: unknown): Cancellation | undefined {
+  const cause = toError(error) as AwsError
+  return cause.name === 'TransactionCanceledException'
+    ? { reasons: cause.CancellationReasons ?? [], cause }
+    : undefined
 }
 
 /** Whether the same transaction may go through a moment later: every reason has to be a passing one. */
@@ -51,11 +54,11 @@ export function dynamoError(thrown: unknown): OutboxError {
   const cause = toError(thrown) as AwsError
   if (cause.name === 'ResourceNotFoundException') {
     return new NotInitializedError(
-      'a table of the outbox is missing; call outbox.initialize() once at start',
+      'a table is missing; call outbox.initialize() once at start, or look at the tables that your own items name',
       { cause },
     )
   }
-  const reasons = cancellationReasons(cause)
+  const reasons = cancellationOf(cause)?.reasons
   const codes = reasons ? ` [${reasons.map(({ Code = 'None' }) => Code).join(', ')}]` : ''
   return new StorageError(`DynamoDB failed (${cause.name}${codes}: ${cause.message}); nothing was written`, {
     cause,
@@ -63,12 +66,10 @@ export function dynamoError(thrown: unknown): OutboxError {
   })
 }
 
-/** The same for a write: when no answer came, nobody knows whether it was applied. */
+/** The same for a write: when no answer came, or no clear one, nobody knows whether it was applied. */
 export function dynamoWriteError(thrown: unknown): OutboxError {
   const cause = toError(thrown) as AwsError
-  const text = `${cause.name} ${(cause as { code?: string }).code ?? ''} ${cause.message}`
-  if (thrown instanceof OutboxError || !NETWORK.test(text) || NEVER_SENT.test(text))
-    return dynamoError(thrown)
+  if (thrown instanceof OutboxError || !mayBeWritten(cause)) return dynamoError(thrown)
   return new UnknownOutcomeError(
     `no answer came from DynamoDB (${cause.message}); the write may or may not have happened`,
     {
@@ -77,17 +78,37 @@ export function dynamoWriteError(thrown: unknown): OutboxError {
   )
 }
 
-/** @throws TransactionTooLargeError */
-export function assertFits(unit: string, limit: number, actual: number): void {
-  if (actual > limit) throw new TransactionTooLargeError(unit, limit, actual)
+function mayBeWritten(error: AwsError): boolean {
+  const { httpStatusCode = 0, attempts = 1 } = error.$metadata ?? {}
+  const text = textOf(error)
+  if (NETWORK.test(text) && !NEVER_SENT.test(text)) return true
+  // DynamoDB's own words on status 500: a write may have succeeded or failed.
+  if (httpStatusCode >= 500 || error.name === 'InternalServerError') return true
+  // An answer that was cut short, or is none of DynamoDB's.
+  if (httpStatusCode < 300 && error.$response) return true
+  // The error is that of the SDK's last try. What became of those before, it does not say.
+  return attempts > 1 && isTransient(error)
+}
+
+/** What a request on a condition brings; undefined when the condition did not hold. */
+export async function unlessRefused<R>(work: Promise<R>): Promise<R | undefined> {
+  try {
+    return await work
+  } catch (error) {
+    if (failedCondition(error)) return undefined
+    throw error
+  }
 }
 
 function isTransient(error: AwsError): boolean {
-  const text = `${error.name} ${(error as { code?: string }).code ?? ''} ${error.message}`
   return (
     TRANSIENT.test(error.name) ||
-    NETWORK.test(text) ||
+    NETWORK.test(textOf(error)) ||
     (error.$metadata?.httpStatusCode ?? 0) >= 500 ||
     !!error.$retryable
   )
+}
+
+function textOf(error: AwsError): string {
+  return `${error.name} ${(error as { code?: string }).code ?? ''} ${error.message}`
 }

@@ -1,13 +1,25 @@
 import { randomUUID } from 'node:crypto'
 import { crc32 } from 'node:zlib'
-import type { Clock, LeasedEvent, NewEvent, PayloadRecord, Settlement, When } from 'outbox-core'
+import {
+  type Clock,
+  EventTooLargeError,
+  type LeasedEvent,
+  type NewEvent,
+  type PayloadRecord,
+  type Settlement,
+  type When,
+} from 'outbox-core'
+import { ITEM_BYTES, itemBytes } from './item-size.ts'
 import type { Tables } from './schema.ts'
 import type { TransactItem } from './transaction.ts'
 
 type Put = NonNullable<TransactItem['Put']>
 type Delete = NonNullable<TransactItem['Delete']>
 
-/** An event's item. `due_shard` is there while it is waiting or leased, `closed` once it is done or dead. */
+/**
+ * An event's item. `due_shard` is there while it is waiting or leased, `closed` once it is done or dead: `dead`, or
+ * `done-` and its shard.
+ */
 export interface EventItem {
   readonly id: string
   readonly type: string
@@ -28,7 +40,7 @@ export interface EventItem {
 /** A payload's item, or one part of it. Each put has its own token, so that parts of two puts never mix. */
 export interface PayloadItem {
   readonly id: string
-  readonly data: Uint8Array
+  readonly data: Uint8Array | null
   readonly parts: number
   readonly token: string
   /** Seconds, rounded up: what DynamoDB's time to live reads. */
@@ -37,8 +49,17 @@ export interface PayloadItem {
   readonly expiry_shard: string
 }
 
-// DynamoDB takes 409,600 bytes an item; names, numbers and the longest id need some of it.
-export const PART_BYTES: number = 400 * 1024 - 512
+const LAST_MOMENT = 8_639_999_999_999_999
+const LARGEST_PART: PayloadItem = {
+  ...{ id: `${'x'.repeat(128)}#10`, data: new Uint8Array(), parts: 10, token: randomUUID() },
+  ...{ expires_at: Math.ceil(LAST_MOMENT / 1000), expires_ms: LAST_MOMENT, expiry_shard: '255' },
+}
+
+/** How many of a payload's bytes an item takes beside all else. */
+export const PART_BYTES: number = ITEM_BYTES - itemBytes({ ...LARGEST_PART })
+
+// What settling adds to an event's item: the reason why it was retried or buried, above all.
+const SETTLING_BYTES = 4096
 
 /** Makes items of what the outbox writes. */
 export class Items {
@@ -50,7 +71,7 @@ export class Items {
     this.#clock = clock
   }
 
-  /** Appends an event unless its id is taken; a refusal says what is there. */
+  /** Appends an event unless its id is taken; a refusal says what is there. @throws EventTooLargeError */
   append({ id, type, body, headers, due, fingerprint }: NewEvent): Put {
     const item: EventItem = {
       ...{
@@ -64,6 +85,8 @@ export class Items {
       ...{ attempt: 0, uncounted: 0, state: 'waiting', due_shard: this.shard(id) },
       ...(fingerprint !== null && { fingerprint }),
     }
+    const [limit, bytes] = [ITEM_BYTES - SETTLING_BYTES, itemBytes({ ...item })]
+    if (bytes > limit) throw new EventTooLargeError(type, limit, bytes)
     return {
       TableName: this.#tables.events,
       Item: item,
@@ -129,18 +152,22 @@ export class Items {
     parameters: Record<string, unknown>
   } {
     const now = this.#clock.now()
-    const closed = 'SET #state = :closed, closed = :closed, closed_at = :at'
+    const closed = 'SET #state = :state, closed = :closed, closed_at = :at'
     switch (settle.kind) {
       case 'complete':
         return {
           expression: `${closed} REMOVE due_shard`,
-          parameters: { ':closed': 'done', ':at': now + settle.keepMs },
+          parameters: {
+            ':state': 'done',
+            ':closed': doneIn(this.shard(settle.id)),
+            ':at': now + settle.keepMs,
+          },
         }
       case 'bury':
         return {
           expression: `${closed}, #error = :error REMOVE due_shard`,
           names: { '#error': 'error' },
-          parameters: { ':closed': 'dead', ':at': now, ':error': settle.error },
+          parameters: { ':state': 'dead', ':closed': 'dead', ':at': now, ':error': settle.error },
         }
       case 'revive':
         return {
@@ -171,9 +198,19 @@ export class Items {
   }
 }
 
+/** Where completed events are found that wait for the end of their retention. */
+export function doneIn(shard: string): string {
+  return `done-${shard}`
+}
+
 /** The key of a payload's n-th part; no claim id has a #. */
 export function partId(id: string, part: number): string {
   return part === 0 ? id : `${id}#${part}`
+}
+
+/** Whether an item is one of the further parts of a payload. */
+export function isPart(id: string): boolean {
+  return id.includes('#')
 }
 
 export function leasedEvent({

@@ -6,7 +6,8 @@ import { DynamoDBTransaction } from './transaction.ts'
 
 export interface DynamoDBAwsSdkOutboxOptions extends OutboxOptions, DynamoDBTableOptions {
   /**
-   * Creates missing tables at `initialize()`, billed on demand. With false it only checks them.
+   * Creates missing tables at `initialize()`, billed on demand, and switches their time to live on. With false it only
+   * checks both.
    * @default true
    */
   readonly createTables?: boolean

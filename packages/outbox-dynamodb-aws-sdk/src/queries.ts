@@ -1,8 +1,9 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { BatchGetCommand, QueryCommand, type QueryCommandInput } from '@aws-sdk/lib-dynamodb'
-import type { DeadQuery, StorageStats } from 'outbox-core'
-import { type DocumentClient, send } from './client.ts'
-import type { EventItem } from './items.ts'
-import { parallel } from './parallel.ts'
+import { type DeadQuery, StorageError, type StorageStats } from 'outbox-core'
+import { type DocumentClient, plain, send } from './client.ts'
+import { doneIn, type EventItem } from './items.ts'
+import { parallel, whatSucceeds } from './parallel.ts'
 import { CLOSED_INDEX, DUE_INDEX, EXPIRY_INDEX, type Tables } from './schema.ts'
 
 /** What the due index says of an event, possibly a moment ago. */
@@ -16,6 +17,11 @@ interface ClosedEvent {
   readonly closed_at: number
 }
 
+interface ExpiringItem {
+  readonly id: string
+  readonly expires_ms: number
+}
+
 interface Page<Item> {
   readonly Items?: readonly Item[]
   readonly Count?: number
@@ -26,6 +32,7 @@ type Values = Record<string, unknown>
 
 // BatchGetItem takes no more keys.
 const BATCH = 100
+const MOST_TRIES = 8
 
 /** Reads through the indexes, every shard of them. */
 export class Queries {
@@ -39,38 +46,38 @@ export class Queries {
     this.#shards = Array.from({ length: tables.shards }, (_, shard) => String(shard))
   }
 
-  /** The oldest due events of all shards. */
-  async due(now: number, limit: number): Promise<readonly DueEvent[]> {
-    const pages = await parallel(this.#shards, (shard) =>
-      this.#page<DueEvent>(this.#dueIn(shard, '<=', now), { Limit: limit }),
+  /** The oldest due events of each shard, at most so many each, by age. */
+  due(now: number, limit: number): Promise<readonly DueEvent[]> {
+    return this.#first<DueEvent>(
+      (shard) => this.#dueIn(shard, '<=', now),
+      ({ visible }) => visible,
+      limit,
     )
-    return pages
-      .flatMap(({ Items = [] }) => Items)
-      .toSorted((a, b) => a.visible - b.visible || (a.id < b.id ? -1 : 1))
-      .slice(0, limit)
   }
 
   /** Ids of completed events past their retention. */
   async done(now: number, limit: number): Promise<readonly string[]> {
-    const query = this.#closed('done', ' AND closed_at <= :now', { ':now': now })
-    const { Items = [] } = await this.#page<ClosedEvent>(query, { Limit: limit })
-    return Items.map(({ id }) => id)
+    const done = await this.#first<ClosedEvent>(
+      (shard) => this.#closed(doneIn(shard), ' AND closed_at <= :now', { ':now': now }),
+      ({ closed_at }) => closed_at,
+      limit,
+    )
+    return done.slice(0, limit).map(({ id }) => id)
   }
 
   /** Ids of items that hold expired payloads. */
   async expired(now: number, limit: number): Promise<readonly string[]> {
-    const pages = await parallel(this.#shards, (shard) =>
-      this.#page<{ id: string }>(
-        {
-          TableName: this.#tables.payloads,
-          IndexName: EXPIRY_INDEX,
-          KeyConditionExpression: 'expiry_shard = :shard AND expires_ms <= :now',
-          ExpressionAttributeValues: { ':shard': shard, ':now': now },
-        },
-        { Limit: limit },
-      ),
+    const expired = await this.#first<ExpiringItem>(
+      (shard) => ({
+        TableName: this.#tables.payloads,
+        IndexName: EXPIRY_INDEX,
+        KeyConditionExpression: 'expiry_shard = :shard AND expires_ms <= :now',
+        ExpressionAttributeValues: { ':shard': shard, ':now': now },
+      }),
+      ({ expires_ms }) => expires_ms,
+      limit,
     )
-    return pages.flatMap(({ Items = [] }) => Items.map(({ id }) => id)).slice(0, limit)
+    return expired.slice(0, limit).map(({ id }) => id)
   }
 
   /** A page of dead letters, by when they died. */
@@ -127,17 +134,49 @@ export class Queries {
   async #events(ids: readonly string[]): Promise<readonly EventItem[]> {
     const found = new Map<string, EventItem>()
     let keys: Record<string, unknown>[] = [...new Set(ids)].map((id) => ({ id }))
-    while (keys.length > 0) {
+    for (let tries = 0; keys.length > 0; ) {
       const asked = keys.slice(0, BATCH)
-      const request = { RequestItems: { [this.#tables.events]: { Keys: asked, ConsistentRead: true } } }
-      const { Responses = {}, UnprocessedKeys = {} } = await send<{
-        Responses?: Record<string, EventItem[]>
-        UnprocessedKeys?: Record<string, { Keys?: Record<string, unknown>[] }>
-      }>(this.#client, new BatchGetCommand(request))
-      for (const event of Responses[this.#tables.events] ?? []) found.set(event.id, event)
-      keys = [...(UnprocessedKeys[this.#tables.events]?.Keys ?? []), ...keys.slice(BATCH)]
+      const { events, left } = await this.#batch(asked)
+      for (const event of events) found.set(event.id, plain(event))
+      keys = [...left, ...keys.slice(BATCH)]
+      // Throttled, the table answers a part of them, or none.
+      tries = left.length < asked.length ? 0 : tries + 1
+      if (tries === MOST_TRIES) {
+        throw new StorageError(
+          `table "${this.#tables.events}" is throttled: it answers nothing of a BatchGetItem`,
+          {
+            transient: true,
+          },
+        )
+      }
+      if (left.length > 0) await sleep(Math.random() * 10 * 2 ** tries)
     }
     return ids.flatMap((id) => found.get(id) ?? [])
+  }
+
+  async #batch(
+    keys: Record<string, unknown>[],
+  ): Promise<{ events: readonly EventItem[]; left: readonly Record<string, unknown>[] }> {
+    const table = this.#tables.events
+    const request = { RequestItems: { [table]: { Keys: keys, ConsistentRead: true } } }
+    const { Responses = {}, UnprocessedKeys = {} } = await send<{
+      Responses?: Record<string, EventItem[]>
+      UnprocessedKeys?: Record<string, { Keys?: Record<string, unknown>[] }>
+    }>(this.#client, new BatchGetCommand(request))
+    return { events: Responses[table] ?? [], left: UnprocessedKeys[table]?.Keys ?? [] }
+  }
+
+  /** The first of each shard, by time. One shard that is throttled does not keep the others' waiting. */
+  async #first<Item extends { readonly id: string }>(
+    query: (shard: string) => QueryCommandInput,
+    time: (item: Item) => number,
+    limit: number,
+  ): Promise<readonly Item[]> {
+    const found = await whatSucceeds(this.#shards, async (shard) => {
+      const { Items = [] } = await this.#page<Item>(query(shard), { Limit: limit })
+      return Items
+    })
+    return found.toSorted((a, b) => time(a) - time(b) || (a.id < b.id ? -1 : 1))
   }
 
   #dueIn(shard: string, comparison: '<=' | '>', now: number): QueryCommandInput {
@@ -159,12 +198,12 @@ export class Queries {
     }
   }
 
-  #closed(kind: 'done' | 'dead', condition = '', values: Values = {}): QueryCommandInput {
+  #closed(where: string, condition = '', values: Values = {}): QueryCommandInput {
     return {
       TableName: this.#tables.events,
       IndexName: CLOSED_INDEX,
       KeyConditionExpression: `closed = :closed${condition}`,
-      ExpressionAttributeValues: { ':closed': kind, ...values },
+      ExpressionAttributeValues: { ':closed': where, ...values },
     }
   }
 
@@ -179,8 +218,13 @@ export class Queries {
     return count
   }
 
-  #page<Item>(query: QueryCommandInput, more: Partial<QueryCommandInput>): Promise<Page<Item>> {
-    return send<Page<Item>>(this.#client, new QueryCommand({ ...query, ...more }))
+  async #page<Item>(query: QueryCommandInput, more: Partial<QueryCommandInput>): Promise<Page<Item>> {
+    const page = await send<Page<Item>>(this.#client, new QueryCommand({ ...query, ...more }))
+    return {
+      ...page,
+      ...(page.Items && { Items: page.Items.map(plain) }),
+      ...(page.LastEvaluatedKey && { LastEvaluatedKey: plain(page.LastEvaluatedKey) }),
+    }
   }
 }
 

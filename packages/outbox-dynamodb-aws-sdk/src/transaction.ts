@@ -1,5 +1,6 @@
 import type { TransactWriteCommandInput } from '@aws-sdk/lib-dynamodb'
 import { type NewEvent, type PayloadRecord, type Settlement, TransactionClosedError } from 'outbox-core'
+import { assertSize } from './limits.ts'
 
 /** One item of a TransactWriteItems, as lib-dynamodb takes it. */
 export type TransactItem = NonNullable<TransactWriteCommandInput['TransactItems']>[number]
@@ -59,9 +60,15 @@ export class DynamoDBTransaction {
     return this.#own
   }
 
-  /** Everything to send, in a transaction that you made with `begin()` and send yourself: your items, then the outbox's. */
+  /**
+   * Everything to send, in a transaction that you made with `begin()` and send yourself: your items, then the outbox's.
+   *
+   * @throws TransactionTooLargeError when there are more than 100, or more than 4 MB in them
+   */
   get items(): readonly TransactItem[] {
-    return [...this.#own, ...(this.#items?.() ?? [])]
+    const items = [...this.#own, ...(this.#items?.() ?? [])]
+    assertSize(items)
+    return items
   }
 
   get ended(): boolean {

@@ -1,30 +1,29 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { DeleteCommand, PutCommand, TransactWriteCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb'
 import {
-  DeleteCommand,
-  GetCommand,
-  PutCommand,
-  TransactWriteCommand,
-  UpdateCommand,
-} from '@aws-sdk/lib-dynamodb'
-import { DuplicateEventError, type Outcome, type OutcomeResult, StorageError } from 'outbox-core'
+  DuplicateEventError,
+  LeaseLostError,
+  type Outcome,
+  type OutcomeResult,
+  StorageError,
+} from 'outbox-core'
 import { type DocumentClient, send } from './client.ts'
 import {
-  assertFits,
-  type CancellationReason,
-  cancellationReasons,
+  type Cancellation,
+  cancellationOf,
   dynamoError,
   dynamoWriteError,
   failedCondition,
   mayPass,
 } from './errors.ts'
-import { itemBytes } from './item-size.ts'
-import type { EventItem, Items, PayloadItem } from './items.ts'
+import type { EventItem, Items } from './items.ts'
+import { assertSize, Identities } from './limits.ts'
+import { attempted } from './parallel.ts'
+import type { Payloads } from './payloads.ts'
 import type { Tables } from './schema.ts'
 import type { DynamoDBTransaction, TransactItem } from './transaction.ts'
 
-const MOST_ITEMS = 100
-const MOST_BYTES = 4 * 1024 * 1024
 const MOST_TRIES = 8
 
 const APPLIED: OutcomeResult = { status: 'applied' }
@@ -33,38 +32,42 @@ const LOST: OutcomeResult = { status: 'lost' }
 /** Applies outcomes: one request each, a transaction where it holds several items. */
 export class OutcomeWriter {
   readonly #client: DocumentClient
-  readonly #tables: Tables
   readonly #items: Items
+  readonly #payloads: Payloads
   readonly #chunks: boolean
+  readonly #identities: Identities
+  /** Results of calls that failed because of other outcomes. */
+  readonly #results = new WeakMap<Outcome, OutcomeResult>()
 
-  constructor(client: DocumentClient, tables: Tables, items: Items, chunks: boolean) {
+  constructor(
+    client: DocumentClient,
+    parts: { tables: Tables; items: Items; payloads: Payloads; chunks: boolean },
+  ) {
     this.#client = client
-    this.#tables = tables
-    this.#items = items
-    this.#chunks = chunks
+    this.#items = parts.items
+    this.#payloads = parts.payloads
+    this.#chunks = parts.chunks
+    this.#identities = new Identities(client, parts.tables)
   }
 
-  async apply({ settle, append, put, remove }: Outcome): Promise<OutcomeResult> {
-    const items: TransactItem[] = [
-      ...(settle ? [this.#items.settle(settle)] : []),
-      ...append.map((event) => ({ Put: this.#items.append(event) })),
-      ...put.flatMap((record) => this.#items.put(record).map((item) => ({ Put: item }))),
-      ...(await this.#removals(remove)),
-    ]
-    const [only] = items
-    if (!only) return APPLIED
-    if (items.length === 1) return this.#applyOne(only, append[0]?.fingerprint)
-    assertTransaction(items)
-    const reasons = await this.#transact(items)
-    if (!reasons) return APPLIED
-    if (settle && reasons[0]?.Code === 'ConditionalCheckFailed') return LOST
-    const at = settle ? 1 : 0
-    const [taken] = reasons
-      .slice(at, at + append.length)
-      .filter(({ Code }) => Code === 'ConditionalCheckFailed')
-    // A generated id that is taken was taken by this very write, whose answer was lost.
-    if (taken) return append[0]?.fingerprint === null ? APPLIED : duplicate(taken.Item)
-    throw canceled(reasons)
+  /**
+   * Applies each outcome by itself: no transaction holds a batch. When one fails, the call fails after all others have
+   * been tried; repeated with the same outcomes, it knows those that went through, which would be lost otherwise.
+   */
+  async write(outcomes: readonly Outcome[]): Promise<readonly OutcomeResult[]> {
+    const attempts = await attempted(
+      outcomes,
+      async (outcome) => this.#results.get(outcome) ?? this.#apply(outcome),
+    )
+    const failed = attempts.find((attempt) => attempt.status === 'rejected')
+    if (failed) {
+      for (const [index, outcome] of outcomes.entries()) {
+        const attempt = attempts[index]
+        if (attempt?.status === 'fulfilled') this.#results.set(outcome, attempt.value)
+      }
+      throw failed.reason
+    }
+    return attempts.flatMap((attempt) => (attempt.status === 'fulfilled' ? attempt.value : []))
   }
 
   /** Sends a transaction: the user's items and what the outbox collected, all or none. */
@@ -72,10 +75,11 @@ export class OutcomeWriter {
     for (;;) {
       const items = [...tx.ownItems, ...this.collectedItems(tx)]
       if (items.length === 0) return
-      assertTransaction(items)
-      const reasons = await this.#transact(items)
-      if (!reasons) return
-      this.#withoutRepeated(tx, reasons)
+      assertSize(items)
+      await this.#identities.assertDistinct(items)
+      const canceled = await this.#transact(items)
+      if (!canceled) return
+      this.#withoutRepeated(tx, canceled)
     }
   }
 
@@ -94,15 +98,31 @@ export class OutcomeWriter {
 
   /** How many items a payload has. */
   async parts(id: string): Promise<number> {
-    if (!this.#chunks) return 1
-    const request = new GetCommand({
-      TableName: this.#tables.payloads,
-      Key: { id },
-      ConsistentRead: true,
-      ProjectionExpression: 'parts',
-    })
-    const { Item } = await send<{ Item?: Pick<PayloadItem, 'parts'> }>(this.#client, request)
-    return Item?.parts ?? 1
+    return this.#chunks ? this.#payloads.parts(id) : 1
+  }
+
+  async #apply({ settle, append, put, remove }: Outcome): Promise<OutcomeResult> {
+    const items: TransactItem[] = [
+      ...(settle ? [this.#items.settle(settle)] : []),
+      ...append.map((event) => ({ Put: this.#items.append(event) })),
+      ...put.flatMap((record) => this.#items.put(record).map((item) => ({ Put: item }))),
+      ...(await this.#removals(remove)),
+    ]
+    const [only] = items
+    if (!only) return APPLIED
+    if (items.length === 1) return this.#applyOne(only, append[0]?.fingerprint)
+    assertSize(items)
+    const canceled = await this.#transact(items)
+    if (!canceled) return APPLIED
+    const { reasons } = canceled
+    if (settle && reasons[0]?.Code === 'ConditionalCheckFailed') return LOST
+    const at = settle ? 1 : 0
+    const [taken] = reasons
+      .slice(at, at + append.length)
+      .filter(({ Code }) => Code === 'ConditionalCheckFailed')
+    // A generated id that is taken was taken by this very write, whose answer was lost.
+    if (taken) return append[0]?.fingerprint === null ? APPLIED : duplicate(taken.Item)
+    throw refusal(canceled)
   }
 
   async #removals(ids: readonly string[]): Promise<TransactItem[]> {
@@ -130,35 +150,35 @@ export class OutcomeWriter {
     }
   }
 
-  /** Sends a transaction until it is written or cancelled for good; the reasons then. */
-  async #transact(items: readonly TransactItem[]): Promise<readonly CancellationReason[] | undefined> {
-    const request = { TransactItems: [...items], ClientRequestToken: randomUUID() }
+  /** Sends a transaction until it is written or cancelled for good. */
+  async #transact(items: readonly TransactItem[]): Promise<Cancellation | undefined> {
     for (let tries = 1; ; tries++) {
       try {
+        // A cancelled transaction has used up its token.
+        const request = { TransactItems: [...items], ClientRequestToken: randomUUID() }
         await send(this.#client, new TransactWriteCommand(request))
         return undefined
       } catch (error) {
-        const reasons = cancellationReasons(error)
-        if (!reasons) throw dynamoWriteError(error)
-        if (!mayPass(reasons)) return reasons
+        const canceled = cancellationOf(error)
+        if (!canceled) throw dynamoWriteError(error)
+        if (!mayPass(canceled.reasons)) return canceled
         if (tries === MOST_TRIES) throw dynamoError(error)
-        // A cancelled transaction has used up its token.
-        request.ClientRequestToken = randomUUID()
         await sleep(Math.random() * 10 * 2 ** tries)
       }
     }
   }
 
   // An event with an id of its own may have been written between the look at it and now: the same event is no reason to fail.
-  #withoutRepeated(tx: DynamoDBTransaction, reasons: readonly CancellationReason[]): void {
+  #withoutRepeated(tx: DynamoDBTransaction, canceled: Cancellation): void {
     const { settlements, events, payloads, claims } = tx.collected
-    const first = tx.ownItems.length + settlements.size
+    const { reasons } = canceled
+    const firstEvent = tx.ownItems.length + settlements.size
     const taken = [...events.values()].flatMap((event, index) => {
-      const reason = reasons[first + index]
+      const reason = reasons[firstEvent + index]
       return reason?.Code === 'ConditionalCheckFailed' ? [{ event, found: reason.Item }] : []
     })
     const failed = reasons.filter(({ Code = 'None' }) => Code !== 'None').length
-    if (taken.length === 0 || failed > taken.length) throw canceled(reasons)
+    if (taken.length === 0 || failed > taken.length) throw refusal(canceled, tx)
     for (const { event, found } of taken) {
       if (event.fingerprint === null || fingerprintOf(found) !== event.fingerprint) {
         throw new DuplicateEventError(event.id)
@@ -179,36 +199,31 @@ function duplicate(item: Readonly<Record<string, unknown>> | undefined): Outcome
   return { status: 'duplicate', fingerprint: fingerprintOf(item) }
 }
 
-function canceled(reasons: readonly CancellationReason[]): Error {
+/** Why a transaction was refused: by the first of its items that was. */
+function refusal({ reasons, cause }: Cancellation, tx?: DynamoDBTransaction): Error {
   const failed = reasons.findIndex(({ Code = 'None' }) => Code !== 'None')
   const { Code, Message = '' } = reasons[failed] ?? {}
-  const error = new StorageError(
-    `item ${failed + 1} of the transaction was refused (${Code}: ${Message}); nothing was written`,
-    {
-      transient: false,
-      cause: Object.assign(new Error('TransactionCanceledException'), { CancellationReasons: reasons }),
-    },
+  const own = tx?.ownItems.length ?? 0
+  const options = { cause: withoutEvents(cause, reasons, own) }
+  const settle = [...(tx?.collected.settlements.values() ?? [])][failed - own]
+  if (settle && Code === 'ConditionalCheckFailed') {
+    return new LeaseLostError(
+      `event "${settle.id}" went to another worker meanwhile; nothing was written`,
+      options,
+    )
+  }
+  const what = failed < own ? 'your item' : 'item'
+  return new StorageError(
+    `${what} ${failed + 1} of the transaction was refused (${Code}: ${Message}); nothing was written`,
+    { ...options, transient: false },
   )
-  return error
 }
 
-/** @throws TransactionTooLargeError before anything is sent */
-function assertTransaction(items: readonly TransactItem[]): void {
-  assertFits('items', MOST_ITEMS, items.length)
-  const bytes = items.reduce((sum, { Put, Update, Delete, ConditionCheck }) => {
-    return sum + itemBytes(Put?.Item ?? Update?.Key ?? Delete?.Key ?? ConditionCheck?.Key ?? {})
-  }, 0)
-  assertFits('bytes', MOST_BYTES, bytes)
-  const keys = new Set<string>()
-  for (const { Update, Delete, ConditionCheck } of items) {
-    const target = Update ?? Delete ?? ConditionCheck
-    if (!target) continue
-    const key = JSON.stringify([target.TableName, target.Key])
-    if (keys.has(key)) {
-      throw new StorageError('the transaction names the same item twice; DynamoDB takes each item once', {
-        transient: false,
-      })
-    }
-    keys.add(key)
-  }
+/** The SDK's error, without the events that it found: what an error says may be logged. */
+function withoutEvents(cause: Error, reasons: Cancellation['reasons'], own: number): Error {
+  const CancellationReasons = reasons.map(({ Item, ...reason }, index) => ({
+    ...reason,
+    ...(index < own && Item && { Item }),
+  }))
+  return Object.assign(cause, { CancellationReasons })
 }

@@ -58,3 +58,14 @@ export interface MongoClientLike<Session extends MongoSession> {
   db(name?: string, options?: object): MongoDatabase
   startSession(): Session
 }
+
+/** The documents of a filter, at most so many: in one answer, unless that would have more than 16 MB. */
+export async function findAll<Document>(
+  collection: MongoCollection,
+  filter: object,
+  most: number,
+  options: object = {},
+): Promise<Document[]> {
+  // Left to itself, a server sends 101 and waits to be asked for more.
+  return (await collection.find(filter, { ...options, batchSize: most + 1 }).toArray()) as Document[]
+}

@@ -1,4 +1,4 @@
-import { OutboxError, StorageError, toError, UnknownOutcomeError } from 'outbox-core'
+import { OutboxError, StorageError, TransactionTimeoutError, toError, UnknownOutcomeError } from 'outbox-core'
 
 interface MongoError extends Error {
   readonly code?: unknown
@@ -7,14 +7,20 @@ interface MongoError extends Error {
 
 // Not primary, stepping down, shutting down, host unreachable, write conflict, lock timeout, exceeded time limit.
 const TRANSIENT_CODES = [6, 7, 24, 50, 89, 91, 112, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436]
+// The driver names one without its prefix: of a call that was cut short because the server's monitor got no answer.
 const PASSING =
-  /^Mongo(Network|ServerSelection|PoolCleared|WaitQueueTimeout|NetworkTimeout|OperationTimeout|WriteConcern|TopologyClosed)/
+  /^(Mongo(Network|ServerSelection|PoolCleared|WaitQueueTimeout|OperationTimeout|WriteConcern|TopologyClosed)|PoolClearedOnNetwork)/
 
 // After these nobody knows whether the server has applied a write. A server that can't be found may be the one that got
 // the driver's first try; one that fails the write concern has applied the write and may have to roll it back.
-const UNANSWERED = /^Mongo(Network|ServerSelection|OperationTimeout|WriteConcern|ClientClosed|TopologyClosed)/
+const UNANSWERED =
+  /^(Mongo(Network|ServerSelection|OperationTimeout|WriteConcern|ClientClosed|TopologyClosed)|PoolClearedOnNetwork)/
+
+// The driver lets some errors of the socket through as they are.
+const SOCKET = /^(ECONN\w+|EPIPE|ETIMEDOUT)$/
 
 const CONFLICTING_OPERATION_IN_PROGRESS = 117
+const TRANSACTION_EXCEEDED_LIFETIME = 290
 
 export function hasCode(error: unknown, code: number): boolean {
   return Number((error as MongoError | null)?.code) === code
@@ -36,10 +42,18 @@ function mongoError(thrown: unknown): OutboxError {
       { cause, transient: false },
     )
   }
+  if (hasCode(cause, TRANSACTION_EXCEEDED_LIFETIME)) {
+    return new TransactionTimeoutError(
+      'the transaction took longer than transactionLifetimeLimitSeconds of the server allows, and was rolled back; ' +
+        'make it smaller, or wait for nothing else in it',
+      { cause },
+    )
+  }
   const transient =
     label(cause, 'RetryableWriteError') ||
     label(cause, 'TransientTransactionError') ||
     PASSING.test(cause.name) ||
+    SOCKET.test(String(cause.code)) ||
     TRANSIENT_CODES.some((code) => hasCode(cause, code))
   return new StorageError(`MongoDB failed (${said(cause)}); nothing was written`, {
     cause,
@@ -49,8 +63,9 @@ function mongoError(thrown: unknown): OutboxError {
 
 /** The same for a write outside a transaction. */
 export function mongoWriteError(thrown: unknown): OutboxError {
-  const cause = toError(thrown)
-  const unanswered = UNANSWERED.test(cause.name) || label(cause, 'RetryableWriteError')
+  const cause = toError(thrown) as MongoError
+  const unanswered =
+    UNANSWERED.test(cause.name) || SOCKET.test(String(cause.code)) || label(cause, 'RetryableWriteError')
   return unanswered ? unknownOutcome(cause) : mongoError(thrown)
 }
 

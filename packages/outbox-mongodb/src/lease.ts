@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import type { MongoCollection } from './client.ts'
+import { findAll, type MongoCollection } from './client.ts'
 import { hasCode } from './errors.ts'
 import { inMs } from './operations.ts'
 import type { EventDocument } from './schema.ts'
@@ -21,7 +21,7 @@ export async function leaseDue(
   leaseMs: number,
 ): Promise<readonly EventDocument[]> {
   const oldestFirst = { projection: { _id: 1 }, sort: { visible: 1, _id: 1 }, limit }
-  const due = (await events.find(DUE, oldestFirst).toArray()) as Pick<EventDocument, '_id'>[]
+  const due = await findAll<Pick<EventDocument, '_id'>>(events, DUE, limit, oldestFirst)
   if (due.length === 0) return []
   const ids = due.map(({ _id }) => _id)
   const lease = randomUUID()
@@ -29,7 +29,7 @@ export async function leaseDue(
     // What is held stands in the way of what is not: one by one, only the held ones are left out.
     await Promise.all(ids.map((id) => take(events, [id], lease, leaseMs, SINGLE_EVENT_MS)))
   }
-  const taken = (await events.find({ _id: { $in: ids }, lease }).toArray()) as EventDocument[]
+  const taken = await findAll<EventDocument>(events, { _id: { $in: ids }, lease }, ids.length)
   const byId = new Map(taken.map((event) => [event._id, event]))
   return ids.flatMap((id) => byId.get(id) ?? [])
 }

@@ -1,4 +1,4 @@
-import { identifier, Outbox, type OutboxOptions } from 'outbox-core'
+import { identifiers, Outbox, type OutboxOptions } from 'outbox-core'
 import type { MongoClientLike, MongoSession, MongoTransactionOptions } from './client.ts'
 import { MongoStorage } from './storage.ts'
 
@@ -37,10 +37,7 @@ export class MongoDBOutbox<Session extends MongoSession = MongoSession> extends 
    */
   constructor(client: MongoClientLike<Session>, options: MongoDBOutboxOptions = {}) {
     const { events = 'outbox_events', payloads = 'saga_store' } = options.collections ?? {}
-    const names = {
-      events: identifier('collections.events', events),
-      payloads: identifier('collections.payloads', payloads),
-    }
+    const names = identifiers('collections', { events, payloads })
     super(new MongoStorage(client, options.database, names, options.watch ?? false), options)
   }
 }

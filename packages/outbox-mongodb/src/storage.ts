@@ -11,12 +11,13 @@ import {
   type StorageStats,
   TransactionClosedError,
 } from 'outbox-core'
-import type {
-  MongoClientLike,
-  MongoCollection,
-  MongoDatabase,
-  MongoSession,
-  MongoTransactionOptions,
+import {
+  findAll,
+  type MongoClientLike,
+  type MongoCollection,
+  type MongoDatabase,
+  type MongoSession,
+  type MongoTransactionOptions,
 } from './client.ts'
 import { mapped, mongoWriteError } from './errors.ts'
 import { DUE, leaseDue } from './lease.ts'
@@ -43,6 +44,7 @@ const LIMIT_BYTES = 16 * 1024 * 1024 - 64 * 1024
 
 export class MongoStorage<Session extends MongoSession> implements Storage<Session, MongoTransactionOptions> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
+  readonly writesTogether = true
   readonly #client: MongoClientLike<Session>
   readonly #db: MongoDatabase
   readonly #names: CollectionNames
@@ -119,9 +121,9 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
       this.#events.updateMany(filter, [{ $set: { visible: inMs(leaseMs) } }], MAJORITY),
     )
     if (matchedCount === leases.length) return []
-    const held = (await mapped(
-      this.#events.find(filter, { projection: { _id: 1 } }).toArray(),
-    )) as EventDocument[]
+    const held = await mapped(
+      findAll<EventDocument>(this.#events, filter, leases.length, { projection: { _id: 1 } }),
+    )
     const kept = new Set(held.map(({ _id }) => _id))
     return leases.filter(({ id }) => !kept.has(id)).map(({ id }) => id)
   }
@@ -129,8 +131,10 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   async getPayload(id: string, tx?: Session): Promise<Uint8Array | undefined> {
     if (tx) assertOpen(tx, this.#client)
     const filter = { _id: id, $expr: { $gt: ['$expires_at', '$$NOW'] } }
-    const found = await mapped(this.#payloads.find(filter, tx ? within(tx) : {}).toArray())
-    return (found as { data: Uint8Array }[])[0]?.data
+    const [found] = await mapped(
+      findAll<{ data: Uint8Array }>(this.#payloads, filter, 1, tx ? within(tx) : {}),
+    )
+    return found?.data
   }
 
   async purge(limit: number): Promise<Purged> {
@@ -152,9 +156,8 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
       ...(type !== undefined && { type: { $eq: type } }),
       ...(diedAt !== undefined && { $or: [{ died: { $gt: died } }, { died, _id: { $gt: id } }] }),
     }
-    const found = (await mapped(
-      this.#events.find(filter, { sort: { died: 1, _id: 1 }, limit }).toArray(),
-    )) as EventDocument[]
+    const oldestFirst = { sort: { died: 1, _id: 1 }, limit }
+    const found = await mapped(findAll<EventDocument>(this.#events, filter, limit, oldestFirst))
     const events = found.map((event) => ({
       ...leasedEvent(event),
       error: event.error ?? '',
@@ -176,7 +179,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
         this.#events.countDocuments(DUE),
         this.#events.countDocuments(held),
         this.#events.countDocuments({ state: 'dead' }),
-        this.#events.find(DUE, oldestFirst).toArray() as Promise<{ late: number }[]>,
+        findAll<{ late: number }>(this.#events, DUE, 1, oldestFirst),
       ]),
     )
     return { due, leased, dead, oldestDueMs: oldest[0]?.late ?? null }
@@ -190,7 +193,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
     limit: number,
   ): Promise<number> {
     const options = { projection: { _id: 1 }, sort, limit }
-    const found = (await mapped(collection.find(filter, options).toArray())) as { _id: string }[]
+    const found = await mapped(findAll<{ _id: string }>(collection, filter, limit, options))
     if (found.length === 0) return 0
     const ids = found.map(({ _id }) => _id)
     return (await mapped(collection.deleteMany({ _id: { $in: ids }, ...filter }, MAJORITY))).deletedCount

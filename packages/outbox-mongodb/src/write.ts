@@ -1,5 +1,5 @@
 import type { NewEvent, Outcome, OutcomeResult, Settlement } from 'outbox-core'
-import type { MongoCollection } from './client.ts'
+import { findAll, type MongoCollection } from './client.ts'
 import {
   appendOperation,
   changeOperations,
@@ -34,7 +34,10 @@ export class OutcomeWriter {
   /** Applies what can be applied; asks first which leases still hold. */
   async write(outcomes: readonly Outcome[], options: object): Promise<readonly OutcomeResult[]> {
     const results = await this.#look(outcomes, options)
-    await this.#apply(outcomes, results, options)
+    // What turns out to be a duplicate here is not to be settled either.
+    await this.#append(outcomes, results, options)
+    await this.#settleAll(outcomes, results, options)
+    await this.#changePayloads(outcomes, results, options)
     return results
   }
 
@@ -47,17 +50,30 @@ export class OutcomeWriter {
     outcomes: readonly Outcome[],
     options: object,
   ): Promise<readonly OutcomeResult[] | undefined> {
-    const results = outcomes.map(() => APPLIED)
-    const held = await this.#apply(outcomes, results, options)
-    if (held) return results
-    return outcomes.length === 1 ? [LOST] : undefined
+    if (outcomes.some(mayBeDuplicateOrLost)) return this.write(outcomes, options)
+    const results: OutcomeResult[] = outcomes.map(() => APPLIED)
+    const held = await this.#settleAll(outcomes, results, options)
+    if (!held) return outcomes.length === 1 ? [LOST] : undefined
+    await this.#append(outcomes, results, options)
+    await this.#changePayloads(outcomes, results, options)
+    return results
   }
 
-  /** Stops after settling, and returns false, when not every lease held. */
-  async #apply(outcomes: readonly Outcome[], results: OutcomeResult[], options: object): Promise<boolean> {
+  /** Whether every lease held. */
+  async #settleAll(
+    outcomes: readonly Outcome[],
+    results: readonly OutcomeResult[],
+    options: object,
+  ): Promise<boolean> {
     const settles = outcomes.flatMap(({ settle }, index) => (isApplied(results, index) && settle) || [])
-    if (settles.length > 0 && (await this.#settle(settles, options)) < settles.length) return false
-    await this.#append(outcomes, results, options)
+    return settles.length === 0 || (await this.#settle(settles, options)) === settles.length
+  }
+
+  async #changePayloads(
+    outcomes: readonly Outcome[],
+    results: readonly OutcomeResult[],
+    options: object,
+  ): Promise<void> {
     const applied = outcomes.filter((_, index) => isApplied(results, index))
     await this.#remove(
       applied.flatMap(({ remove }) => remove),
@@ -65,16 +81,16 @@ export class OutcomeWriter {
     )
     const puts = applied.flatMap(({ put }) => put.map(putOperation))
     await upsert(this.#payloads, puts, options)
-    return true
   }
 
   /** Which settlements name an event as it is now; the transaction keeps it so. */
   async #look(outcomes: readonly Outcome[], options: object): Promise<OutcomeResult[]> {
     const ids = outcomes.flatMap(({ settle }) => settle?.id ?? [])
     if (ids.length === 0) return outcomes.map(() => APPLIED)
-    const found = (await this.#events
-      .find({ _id: { $in: ids } }, { ...options, projection: { attempt: 1, state: 1 } })
-      .toArray()) as EventDocument[]
+    const found = await findAll<EventDocument>(this.#events, { _id: { $in: ids } }, ids.length, {
+      ...options,
+      projection: { attempt: 1, state: 1 },
+    })
     const byId = new Map(found.map((event) => [event._id, event]))
     return outcomes.map(({ settle }) => {
       if (!settle) return APPLIED
@@ -113,19 +129,28 @@ export class OutcomeWriter {
     const taken = events.filter(({ fingerprint }, index) => fingerprint !== null && !inserted.has(index))
     if (taken.length === 0) return
     const first = await this.#fingerprints(taken, options)
-    for (const [index, { append }] of outcomes.entries()) {
-      const [event] = append
-      if (event && isApplied(results, index) && taken.includes(event)) {
-        results[index] = { status: 'duplicate', fingerprint: first.get(event.id) ?? null }
-      }
+    for (const [index, outcome] of outcomes.entries()) {
+      const [event] = outcome.append
+      if (!event || !isApplied(results, index) || !taken.includes(event)) continue
+      const fingerprint = first.get(event.id)
+      if (fingerprint !== undefined) results[index] = { status: 'duplicate', fingerprint }
+      // One that was completed meanwhile has left its id free.
+      else results[index] = await this.#appendAgain(outcome, options)
     }
+  }
+
+  async #appendAgain(outcome: Outcome, options: object): Promise<OutcomeResult> {
+    const results = [APPLIED]
+    await this.#append([outcome], results, options)
+    return results[0] ?? APPLIED
   }
 
   async #fingerprints(events: readonly NewEvent[], options: object): Promise<Map<string, string | null>> {
     const ids = events.map(({ id }) => id)
-    const found = (await this.#events
-      .find({ _id: { $in: ids } }, { ...options, projection: { fingerprint: 1 } })
-      .toArray()) as EventDocument[]
+    const found = await findAll<EventDocument>(this.#events, { _id: { $in: ids } }, ids.length, {
+      ...options,
+      projection: { fingerprint: 1 },
+    })
     return new Map(found.map(({ _id, fingerprint }) => [_id, fingerprint]))
   }
 
@@ -133,6 +158,10 @@ export class OutcomeWriter {
     if (ids.length === 1) await this.#payloads.deleteOne({ _id: ids[0] }, options)
     else if (ids.length > 1) await this.#payloads.deleteMany({ _id: { $in: ids } }, options)
   }
+}
+
+function mayBeDuplicateOrLost({ settle, append }: Outcome): boolean {
+  return settle !== undefined && append.some(({ fingerprint }) => fingerprint !== null)
 }
 
 function isApplied(results: readonly OutcomeResult[], index: number): boolean {

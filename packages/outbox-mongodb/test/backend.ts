@@ -11,16 +11,20 @@ interface RawDocument {
 // As many as the client may have, all of them from the start: one more would be noticed.
 const POOL_SIZE = 5
 
-/** A MongoDB backend: a database of its own for every place. */
-export function mongoBackend(url: string): Backend<ClientSession, MongoTransactionOptions> {
+/** A MongoDB backend: a database of its own for every place. The outbox's clients are of the given driver. */
+export function mongoBackend(
+  url: string,
+  name = 'mongodb',
+  Client: typeof MongoClient = MongoClient,
+): Backend<ClientSession, MongoTransactionOptions> {
   return {
-    name: 'mongodb',
+    name,
     async open(options = {}) {
       const database = `place_${randomUUID().replaceAll('-', '').slice(0, 16)}`
       const clients: MongoClient[] = []
       let commands = 0
       const connect = async (appName: string): Promise<MongoClient> => {
-        const client = new MongoClient(url, {
+        const client = new Client(url, {
           monitorCommands: true,
           appName,
           minPoolSize: POOL_SIZE,

@@ -1,8 +1,14 @@
 import { randomUUID } from 'node:crypto'
-import { MongoClient } from 'mongodb'
-import { OutboxEventBus, StorageError, TransactionClosedError, UnknownOutcomeError } from 'outbox-core'
+import { Collection, MongoClient } from 'mongodb'
+import {
+  OutboxEventBus,
+  StorageError,
+  TransactionClosedError,
+  TransactionTimeoutError,
+  UnknownOutcomeError,
+} from 'outbox-core'
 import { until } from 'outbox-core/testing'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { MongoDBOutbox } from '../src/index.ts'
 import { cleanups, completing, event, opened, outcome } from './opened.ts'
@@ -74,6 +80,15 @@ describe.skipIf(!failpoints)('MongoDB, failing', () => {
     expect(await db.collection('outbox_events').countDocuments()).toBe(0)
   })
 
+  test('a transaction that took too long for the server is a timeout with what to do', async () => {
+    const { db, outbox, bus, failing } = await opened()
+    await failing(['commitTransaction'], 1, { errorCode: 290 })
+    const failed = outbox.transaction(() => bus.emit('a', {}))
+    await expect(failed).rejects.toThrow(TransactionTimeoutError)
+    await expect(failed).rejects.toThrow(/transactionLifetimeLimitSeconds/)
+    expect(await db.collection('outbox_events').countDocuments()).toBe(0)
+  })
+
   test('a commit whose connection breaks is repeated by the driver, and happens once', async () => {
     const { db, outbox, bus, failing } = await opened()
     await failing(['commitTransaction'], 1, { closeConnection: true })
@@ -84,6 +99,47 @@ describe.skipIf(!failpoints)('MongoDB, failing', () => {
     })
     expect(runs).toBe(1)
     expect(await db.collection('outbox_events').countDocuments()).toBe(1)
+  })
+
+  test.each([
+    [
+      'a socket’s own error, which the driver lets through',
+      { name: 'Error', code: 'ECONNRESET', syscall: 'write' },
+    ],
+    ['a call that the server’s monitor cut short', { name: 'PoolClearedOnNetworkError' }],
+  ])('%s is an unknown outcome of a write, and a passing error of a read', async (_, properties) => {
+    const { outbox } = await opened()
+    const reset = Object.assign(new Error('cut'), properties)
+    vi.spyOn(Collection.prototype, 'updateOne').mockRejectedValueOnce(reset)
+    const written = outbox.storage.write([outcome({ append: [event('a')] })])
+    await expect(written).rejects.toThrow(UnknownOutcomeError)
+    vi.spyOn(Collection.prototype, 'find').mockImplementationOnce(() => {
+      throw reset
+    })
+    await expect(outbox.storage.lease(1, 1_000)).rejects.toMatchObject({ transient: true })
+    vi.restoreAllMocks()
+  })
+
+  test('an event that is repeated while its first one is being completed is no other event', async () => {
+    const { db, bus } = await opened()
+    const events = db.collection<{ _id: string }>('outbox_events')
+    await bus.emit('a', 1, { id: 'chosen' })
+    const { find } = Collection.prototype
+    vi.spyOn(Collection.prototype, 'find').mockImplementationOnce(function (
+      this: Collection,
+      ...parameters: unknown[]
+    ) {
+      const found = find.apply(this, parameters as never)
+      const toArray = found.toArray.bind(found)
+      found.toArray = async () => {
+        await events.deleteOne({ _id: 'chosen' })
+        return toArray()
+      }
+      return found
+    } as typeof find)
+    await bus.emit('a', 1, { id: 'chosen' })
+    vi.restoreAllMocks()
+    expect(await events.countDocuments()).toBe(1)
   })
 
   test('a write that no majority confirmed is an unknown outcome: it is there', async () => {
@@ -205,6 +261,19 @@ describe.skipIf(!failpoints)('MongoDB, failing', () => {
       return handled > before
     }, 20_000)
     await sleepy.stop()
+  })
+
+  test('a change stream of a client that was closed under it harms nobody, and ends', async () => {
+    const { client, outbox } = await opened({ watch: true })
+    let woken = 0
+    const end = await outbox.storage.listen?.(() => woken++)
+    await client.close()
+    // Long enough for the stream to be opened again.
+    await new Promise((resolve) => setTimeout(resolve, 1_500))
+    await end?.()
+    const before = woken
+    await new Promise((resolve) => setTimeout(resolve, 1_200))
+    expect(woken).toBe(before)
   })
 
   test('a closed client fails with a typed error that no waiting mends', async () => {

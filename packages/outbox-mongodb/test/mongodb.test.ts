@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { MongoClient } from 'mongodb'
+import { type Document, MongoClient } from 'mongodb'
 import { MongoClient as MongoClient6 } from 'mongodb6'
 import {
   activity,
@@ -17,7 +17,7 @@ import { until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { MongoDBOutbox } from '../src/index.ts'
-import { cleanups, opened } from './opened.ts'
+import { cleanups, event, opened, outcome } from './opened.ts'
 
 const url = serverUrl()
 
@@ -47,6 +47,31 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     expect(await during(() => storage.lease(100, 1_000))).toEqual(['find'])
   })
 
+  test('counts of commands do not grow with the batch', async () => {
+    const { outbox, bus, during } = await opened()
+    const { storage } = outbox
+    await bus.emitMany(Array.from({ length: 400 }, () => ({ type: 'a', payload: {} })))
+    let events: Awaited<ReturnType<typeof storage.lease>> = []
+    const lease = await during(async () => {
+      events = await storage.lease(400, 60_000)
+    })
+    expect(lease).toEqual(['find', 'update', 'find'])
+    expect(events).toHaveLength(400)
+    const one = events.at(-1)
+    const stale = events.map(({ id, attempt }) => ({ id, attempt: id === one?.id ? attempt + 1 : attempt }))
+    expect(await during(() => storage.extend(stale, 60_000))).toEqual(['update', 'find'])
+    const bury = { kind: 'bury', error: 'because' } as const
+    await storage.write(
+      events.slice(0, 200).map(({ id, attempt }) => outcome({ settle: { ...bury, id, attempt } })),
+    )
+    expect(await during(() => storage.listDead({ limit: 200 }))).toEqual(['find'])
+    const complete = { kind: 'complete', keepMs: 1 } as const
+    const kept = events.slice(200).map(({ id, attempt }) => outcome({ settle: { ...complete, id, attempt } }))
+    expect(await during(() => storage.write(kept))).toEqual(['update', 'commitTransaction'])
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    expect(await during(() => storage.purge(1_000))).toEqual(['find', 'delete', 'find'])
+  })
+
   test('a batch of saga steps takes as many commands as one step', async () => {
     const { outbox, bus, during } = await opened()
     const { storage } = outbox
@@ -60,6 +85,16 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     }))
     expect(await during(() => storage.write(steps))).toEqual(['delete', 'update', 'commitTransaction'])
     expect(await outbox.stats()).toMatchObject({ due: 50, leased: 0 })
+    const next = await storage.lease(50, 60_000)
+    const claims = next.map(({ id, attempt }, n) => ({
+      settle: { kind: 'complete', id, attempt, keepMs: 0 } as const,
+      append: [event(`last-${n}`)],
+      put: [{ id: `new-${n}`, data: Uint8Array.of(1), expires: { inMs: 60_000 } }],
+      remove: [`old-${n}`],
+    }))
+    // One for each kind of change to each collection.
+    const commands = ['delete', 'update', 'delete', 'update', 'commitTransaction']
+    expect(await during(() => storage.write(claims))).toEqual(commands)
   })
 
   test('payloads are binary with a TTL index on the moment they expire', async () => {
@@ -83,17 +118,39 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     expect(await db.collection('saga_store').countDocuments()).toBe(0)
   })
 
-  test('a due event is found by the index', async () => {
-    const { db, bus } = await opened()
-    await bus.emit('a', {})
-    const plan = await db
-      .collection('outbox_events')
-      .find({ open: true, $expr: { $lte: ['$visible', '$$NOW'] } })
-      .sort({ visible: 1, _id: 1 })
-      .limit(10)
-      .explain('queryPlanner')
-    expect(JSON.stringify(plan['queryPlanner'].winningPlan)).toContain('"indexName":"outbox_open"')
-    expect(JSON.stringify(plan['queryPlanner'].winningPlan)).not.toContain('"stage":"SORT"')
+  test('whatever is looked for is found by an index, past all that is not meant', async () => {
+    const { db, client, outbox, bus } = await opened()
+    const { storage } = outbox
+    const sent: Document[] = []
+    client.on('commandStarted', ({ command }) => sent.push(command))
+    await bus.emitMany(Array.from({ length: 300 }, () => ({ type: 'a', payload: {} })))
+    const events = await storage.lease(300, 60_000)
+    const bury = { kind: 'bury', error: 'because' } as const
+    const keep = { kind: 'complete', keepMs: 3_600_000 } as const
+    const ends = events.slice(0, 200).map(({ id, attempt }, n) => ({ id, attempt, ...(n % 2 ? bury : keep) }))
+    await storage.write(ends.map((settle) => outcome({ settle })))
+    await storage.write(
+      Array.from({ length: 200 }, (_, n) =>
+        outcome({ put: [{ id: `p${n}`, data: Uint8Array.of(1), expires: { inMs: 3_600_000 } }] }),
+      ),
+    )
+    await bus.emitMany(Array.from({ length: 5 }, () => ({ type: 'a', payload: {} })))
+    const looks: [string, () => Promise<unknown>, number][] = [
+      ['lease', () => storage.lease(3, 1_000), 3],
+      ['purge', () => storage.purge(10), 0],
+      ['listDead', () => storage.listDead({ limit: 3 }), 3],
+      ['getPayload', () => storage.getPayload('p1'), 1],
+    ]
+    for (const [name, look, most] of looks) {
+      sent.length = 0
+      await look()
+      for (const command of sent.filter(({ find, update }) => find || update)) {
+        const { lsid: _, txnNumber: __, $db: ___, $clusterTime: ____, ...plain } = command
+        const plan = await db.command({ explain: plain, verbosity: 'executionStats' })
+        expect(JSON.stringify(plan), name).not.toMatch(/"stage":"(COLLSCAN|SORT)"/)
+        expect(plan['executionStats'].totalDocsExamined, name).toBeLessThanOrEqual(most)
+      }
+    }
   })
 
   test('only a session of this client with an open transaction is one', async () => {

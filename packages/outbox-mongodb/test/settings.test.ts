@@ -19,9 +19,25 @@ const CLIENTS: [string, MongoClientOptions][] = [
   ['gets longs as BigInt', { useBigInt64: true }],
   ['gets longs as objects', { promoteLongs: false }],
   ['gets binary as Buffer', { promoteBuffers: true }],
+  ['gets nothing promoted', { promoteValues: false, promoteLongs: false, promoteBuffers: false }],
+  ['gets regular expressions as BSON', { bsonRegExp: true }],
+  ['drops undefined values', { ignoreUndefined: true }],
+  ['stores functions', { serializeFunctions: true }],
+  ['makes ids of its own', { pkFactory: { createPk: () => 'same' } }],
+  ['reads snapshots', { readConcern: { level: 'snapshot' } }],
+  ['compresses', { compressors: ['zlib'] }],
   ['asks for the strict API', { serverApi: { version: '1', strict: true, deprecationErrors: true } }],
   ['has one connection', { maxPoolSize: 1, waitQueueTimeoutMS: 5_000 }],
 ]
+
+/** Gives transactions the time that they have by default; the server that the tests start has less. */
+async function patience(client: MongoClient): Promise<void> {
+  const admin = client.db('admin')
+  const found = await admin.command({ getParameter: 1, transactionLifetimeLimitSeconds: 1 })
+  const { transactionLifetimeLimitSeconds } = found
+  cleanups.push(() => admin.command({ setParameter: 1, transactionLifetimeLimitSeconds }))
+  await admin.command({ setParameter: 1, transactionLifetimeLimitSeconds: 60 })
+}
 
 describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
   test.each(CLIENTS)('a client that %s is as good as any', async (_, clientOptions) => {
@@ -59,7 +75,8 @@ describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
   })
 
   test('the largest event and the largest payload fit, alone and together', async () => {
-    const { outbox } = await opened()
+    const { client, outbox } = await opened()
+    await patience(client)
     const { storage } = outbox
     const { eventBytes, payloadBytes } = storage.limits
     const data = Buffer.alloc(payloadBytes, 7)
@@ -76,6 +93,20 @@ describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
     const [first] = leased
     const bury = { kind: 'bury', id: 'big', attempt: first?.attempt ?? 0, error: 'e'.repeat(2_000) } as const
     expect(await storage.write([outcome({ settle: bury })])).toEqual([{ status: 'applied' }])
+  })
+
+  test('a batch that is larger than a document is still one transaction', async () => {
+    const { client, outbox } = await opened()
+    const { storage } = outbox
+    await patience(client)
+    const data = Buffer.alloc(8_000_000, 7)
+    const ids = ['a', 'b', 'c']
+    const batch = ids.map((id) =>
+      outcome({ append: [event(id)], put: [{ id, data, expires: { inMs: 600_000 } }] }),
+    )
+    expect(await storage.write(batch)).toEqual(ids.map(() => ({ status: 'applied' })))
+    expect(data.equals((await storage.getPayload('c')) ?? Buffer.of())).toBe(true)
+    expect(await outbox.stats()).toMatchObject({ due: 3 })
   })
 
   test('a claim id that is an operator never reaches the database', async () => {

@@ -1,6 +1,7 @@
 import { entityKind, type SQL, sql } from 'drizzle-orm'
 import { ConfigurationError, ForeignTransactionError, TransactionMissingError } from 'outbox-core'
 import type { PostgresExecutor, PostgresParameter } from 'outbox-core/sql'
+import { givingBack } from './pool.ts'
 
 /** The part of a Drizzle transaction that is used: of node-postgres, postgres.js and PGlite alike. */
 export interface DrizzleTransaction {
@@ -26,6 +27,13 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
     if (!usable || 'rollback' in db || !speaksPostgres(db)) {
       throw new ConfigurationError('db', db, 'it must be a Drizzle database for Postgres: drizzle(pool)')
     }
+    if (isOnSingleClient(db)) {
+      throw new ConfigurationError(
+        'db',
+        db,
+        'on a single pg.Client transactions side by side would be one: use drizzle(new pg.Pool({ max: 1 }))',
+      )
+    }
     this.#db = db
   }
 
@@ -35,7 +43,9 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
   }
 
   transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R> {
-    return options === undefined ? this.#db.transaction(work) : this.#db.transaction(work, options)
+    return givingBack(this.#db, work, (callback) =>
+      options === undefined ? this.#db.transaction(callback) : this.#db.transaction(callback, options),
+    )
   }
 
   assertTransaction(tx: Tx): void {
@@ -67,14 +77,41 @@ function speaksPostgres(db: object): boolean {
   return dialect?.[entityKind]?.startsWith('Pg') ?? true
 }
 
+// Only a node-postgres Client and its like have both; a pool, postgres.js and PGlite take turns by themselves.
+function isOnSingleClient(db: object): boolean {
+  const { $client } = db as { $client?: { connect?: unknown; escapeLiteral?: unknown } }
+  return typeof $client?.connect === 'function' && typeof $client.escapeLiteral === 'function'
+}
+
+/** A text as Drizzle's `sql` takes it: what stands between the placeholders, and their numbers. */
+interface Template {
+  readonly strings: TemplateStringsArray
+  readonly numbers: readonly number[]
+}
+
+const templates = new Map<string, Template>()
+
+// More than there are statements; their texts differ by what a batch holds, not by how much.
+const MOST_TEMPLATES = 500
+
 // Drizzle has no call for text with $1: every placeholder becomes a parameter of its own.
 function statement(text: string, parameters: readonly PostgresParameter[]): SQL {
-  const chunks = text.split(/\$(\d+)/).map((part, index) => {
-    if (index % 2 === 0) return sql.raw(part)
-    const value = parameters[Number(part) - 1]
-    return sql`${sql.param(value instanceof Uint8Array ? bytes(value) : value)}`
+  const { strings, numbers } = templates.get(text) ?? remembered(text)
+  const values = numbers.map((number) => {
+    const value = parameters[number - 1]
+    return value instanceof Uint8Array ? bytes(value) : value
   })
-  return sql.join(chunks)
+  return sql(strings, ...values)
+}
+
+function remembered(text: string): Template {
+  const parts = text.split(/\$(\d+)/)
+  const strings = parts.filter((_, index) => index % 2 === 0)
+  const numbers = parts.filter((_, index) => index % 2 === 1).map(Number)
+  const template = { strings: Object.assign(strings, { raw: strings }), numbers }
+  if (templates.size >= MOST_TEMPLATES) templates.clear()
+  templates.set(text, template)
+  return template
 }
 
 function bytes(value: Uint8Array): Buffer {

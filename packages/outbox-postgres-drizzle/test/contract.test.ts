@@ -1,8 +1,10 @@
 import { PGlite } from '@electric-sql/pglite'
-import { outboxContract } from 'outbox-core/testing'
-import { describe } from 'vitest'
+import { drizzle } from 'drizzle-orm/pglite'
+import { outboxContract, until } from 'outbox-core/testing'
+import { afterAll, beforeAll, describe, test } from 'vitest'
 import { postgresBackend, rawClient } from '../../../test/postgres-backend.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
+import { PostgresDrizzleOutbox } from '../src/index.ts'
 import { nodePostgres, pglite, postgresJs } from './clients.ts'
 
 const url = serverUrl()
@@ -15,10 +17,29 @@ describe.skipIf(url === undefined)('Postgres', () => {
 })
 
 describe('in this process', () => {
-  const lite = new PGlite()
+  let lite: PGlite
+  // Starting it keeps this thread busy for long: no test's time may run meanwhile.
+  beforeAll(async () => {
+    lite = await PGlite.create()
+  })
+  afterAll(() => lite.close())
   const raw = async () => ({
     query: (text: string, parameters?: unknown[]) => lite.query(text, parameters),
     end: async () => {},
   })
   outboxContract(postgresBackend('Drizzle on PGlite', raw, () => pglite(lite), { singleClient: true }))
+
+  test('is woken through LISTEN on PGlite, whatever the case of its names', async () => {
+    for (const tables of [{}, { events: 'Own_Events', payloads: 'Own_Store' }]) {
+      const outbox = new PostgresDrizzleOutbox(drizzle(lite), { tables, listener: lite, logger: false })
+      await outbox.initialize()
+      let woken = 0
+      const end = await outbox.storage.listen?.(() => woken++)
+      await outbox.storage.announce?.()
+      await until(() => woken === 1)
+      await end?.()
+      const listening = async () => (await lite.query('SELECT pg_listening_channels()')).rows.length
+      await until(async () => (await listening()) === 0)
+    }
+  })
 })

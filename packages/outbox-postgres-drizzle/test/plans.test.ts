@@ -61,13 +61,13 @@ describe.skipIf(url === undefined)('query plans on a large table', () => {
       expect(events).toHaveLength(100)
       await storage.extend(events, 60_000)
       const [first, ...rest] = events
-      const next = (id: string) => ({
+      const next = (id: string, fingerprint: string | null = null) => ({
         id: `next-${id}`,
         type: 'a',
         body: '{}',
         headers: {},
         due: { inMs: 0 },
-        fingerprint: id,
+        fingerprint,
       })
       await storage.write([
         ...rest.map(({ id, attempt }, n) => ({
@@ -83,13 +83,19 @@ describe.skipIf(url === undefined)('query plans on a large table', () => {
           remove: [],
         },
       ])
-      await storage.write([{ append: [next(rest[0]?.id ?? '')], put: [], remove: [] }])
+      const [named] = await storage.lease(1, 60_000)
+      if (!named) throw new Error('more are due')
+      const step = { id: named.id, attempt: 1, kind: 'complete', keepMs: 0 } as const
+      await storage.write([
+        { settle: step, append: [next(`after ${statistics}`, 'first')], put: [], remove: [] },
+      ])
+      await storage.write([{ append: [next(`after ${statistics}`, 'second')], put: [], remove: [] }])
       await storage.getPayload('claim-49000')
       await storage.purge(100)
       await storage.listDead({ limit: 100 })
       await storage.listDead({ limit: 100, ids: ['event-1', 'event-5'] })
       const queries = client.queries.splice(0)
-      expect(queries).toHaveLength(9)
+      expect(queries).toHaveLength(11)
       const scanning: object[] = []
       for (const query of queries) {
         const tables = await scanned(query)
@@ -102,4 +108,17 @@ describe.skipIf(url === undefined)('query plans on a large table', () => {
       ).toEqual(['outbox_events'])
     })
   }
+
+  test('a large batch is leased from a smaller table by index and place, too', async () => {
+    const { storage } = client.outbox({ schema, tables: { events: 'smaller', payloads: 'smaller_store' } })
+    await storage.initialize()
+    await raw.query(`INSERT INTO ${schema}.smaller (id, type, body, headers, created_at, visible_at)
+      SELECT 'event-' || n, 'type', '{}', '{}', now(), now() - n * interval '1 ms' FROM generate_series(1, 20000) AS n`)
+    await raw.query(`ANALYZE ${schema}.smaller`)
+    client.queries.length = 0
+    expect(await storage.lease(500, 60_000)).toHaveLength(500)
+    const [lease] = client.queries
+    if (!lease) throw new Error('a lease is a query')
+    expect(await scanned(lease)).toEqual([])
+  })
 })

@@ -2,10 +2,13 @@ import { randomUUID } from 'node:crypto'
 import { drizzle as overMySql } from 'drizzle-orm/mysql-proxy'
 import { drizzle as overNodePostgres } from 'drizzle-orm/node-postgres'
 import { OutboxEventBus } from 'outbox-core'
+import { until } from 'outbox-core/testing'
 import pg from 'pg'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { postgresSuite, until } from '../../../test/postgres-suite.ts'
+import { FaultyNetwork } from '../../../test/faults/proxy.ts'
+import { postgresFaults } from '../../../test/postgres-faults.ts'
+import { postgresSuite } from '../../../test/postgres-suite.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { PostgresDrizzleOutbox, type PostgresListener } from '../src/index.ts'
 import { nodePostgres, postgresJs } from './clients.ts'
@@ -25,6 +28,8 @@ test('refuses what is no Drizzle database for Postgres', async () => {
   expect(construct(db, { schema: 'a"b' })).toThrowError(/option "schema" is/)
   expect(construct(db, { tables: { events: 'a; DROP TABLE b' } })).toThrowError(/option "tables.events" is/)
   expect(construct(db)).not.toThrow()
+  const single = expect.objectContaining({ message: expect.stringContaining('new pg.Pool({ max: 1 })') })
+  expect(construct(overNodePostgres(new pg.Client()))).toThrowError(single)
   await pool.end()
 })
 
@@ -32,6 +37,8 @@ describe.skipIf(url === undefined)('Postgres', () => {
   if (url === undefined) return
   postgresSuite('Drizzle on node-postgres', url, nodePostgres)
   postgresSuite('Drizzle on postgres.js', url, postgresJs)
+  postgresFaults('Drizzle on node-postgres, faults', url, nodePostgres)
+  postgresFaults('Drizzle on postgres.js, faults', url, postgresJs)
 
   describe('Drizzle', () => {
     const schema = `drizzle_${randomUUID().slice(0, 8)}`
@@ -43,6 +50,29 @@ describe.skipIf(url === undefined)('Postgres', () => {
     afterAll(async () => {
       await raw.query(`DROP SCHEMA ${schema} CASCADE`)
       await raw.end()
+    })
+
+    test('a BEGIN that fails gives the pool its connection back', async () => {
+      const pool = new pg.Pool({ connectionString: url, max: 1, connectionTimeoutMillis: 5_000 })
+      const outbox = new PostgresDrizzleOutbox(overNodePostgres(pool), { logger: false })
+      const failing = outbox.transaction(() => 1, { isolationLevel: 'none such' as never })
+      await expect(failing).rejects.toMatchObject({ code: 'OUTBOX_STORAGE' })
+      expect(await outbox.transaction(() => 2)).toBe(2)
+      expect([pool.totalCount, pool.idleCount]).toEqual([1, 1])
+      await pool.end()
+    })
+
+    test('a query that node-postgres gave up waiting for is an unknown outcome', async () => {
+      const network = await FaultyNetwork.start(url)
+      const pool = new pg.Pool({ connectionString: network.url, max: 1, query_timeout: 2_000 })
+      pool.on('error', () => {})
+      const outbox = new PostgresDrizzleOutbox(overNodePostgres(pool), { schema, logger: false })
+      await outbox.initialize()
+      network.freeze()
+      const emitting = new OutboxEventBus(outbox).emit('a', 1)
+      await expect(emitting).rejects.toMatchObject({ code: 'OUTBOX_UNKNOWN_OUTCOME' })
+      await network.close()
+      await pool.end()
     })
 
     test('takes only transactions of its own database, savepoints included', async () => {
@@ -116,7 +146,7 @@ describe.skipIf(url === undefined)('Postgres', () => {
       await listening.connect()
       const js = postgres(url, { max: 1, onnotice: () => {} })
       const client = await nodePostgres(url, schema, 1)
-      const emitter = new OutboxEventBus(client.outbox({ schema, logger: false }))
+      const emitter = new OutboxEventBus(client.outbox({ schema, notify: true, logger: false }))
       const options = { poll: { min: 60_000, max: 60_000 } }
       for (const listener of [listening, js] satisfies PostgresListener[]) {
         const outbox = new PostgresDrizzleOutbox(overNodePostgres(client.pool), {
@@ -142,6 +172,45 @@ describe.skipIf(url === undefined)('Postgres', () => {
       const { rows } = await raw.query('SELECT 1 FROM pg_stat_activity WHERE application_name = $1', [schema])
       expect(rows).toHaveLength(2)
       await Promise.all([listening.end(), js.end(), client.close()])
+    })
+
+    test('two buses share a listener: one that stops leaves the other listening, and a dead one stops neither', async () => {
+      const listener = new pg.Client(url)
+      listener.on('error', () => {})
+      await listener.connect()
+      const client = await nodePostgres(url, schema, 1)
+      const outbox = new PostgresDrizzleOutbox(overNodePostgres(client.pool), {
+        ...{ schema, tables: { events: 'shared' }, listener, logger: false },
+      })
+      await outbox.initialize()
+      const woken = [0, 0]
+      const [endFirst, endSecond] = await Promise.all(
+        woken.map((_, index) =>
+          outbox.storage.listen?.(() => {
+            woken[index] = (woken[index] ?? 0) + 1
+          }),
+        ),
+      )
+      await outbox.storage.announce?.()
+      await until(() => woken.join() === '1,1')
+      await endFirst?.()
+      await outbox.storage.announce?.()
+      await until(() => woken.join() === '1,2')
+      await raw.query('SELECT pg_terminate_backend($1, 5000)', [
+        (listener as unknown as { processID: number }).processID,
+      ])
+      await endSecond?.()
+      const bus = new OutboxEventBus(outbox, { poll: { min: 10, max: 20 } })
+      let handled = 0
+      bus.on('a', () => {
+        handled++
+      })
+      await expect(outbox.storage.listen?.(() => {})).rejects.toMatchObject({ code: 'OUTBOX_STORAGE' })
+      await bus.start()
+      await new OutboxEventBus(client.outbox({ schema, tables: { events: 'shared' } })).emit('a', 1)
+      await until(() => handled === 1)
+      await bus.stop()
+      await client.close()
     })
   })
 })

@@ -44,7 +44,7 @@ export class PrismaExecutor<Tx extends PrismaTransaction>
 
   async query(text: string, parameters: readonly PostgresParameter[], tx?: Tx): Promise<readonly object[]> {
     const client = tx ?? this.#prisma
-    if (/^\s*(CREATE|ALTER)\b/.test(text)) {
+    if (/^\s*(CREATE|ALTER|SET)\b/.test(text)) {
       await client.$executeRawUnsafe(text, ...parameters)
       return []
     }

@@ -2,10 +2,10 @@ import { outboxContract } from 'outbox-core/testing'
 import { describe } from 'vitest'
 import { postgresBackend, rawClient } from '../../../test/postgres-backend.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
-import { connect, generateClient } from './prisma.ts'
+import { connect, generateClient, generatedFolder } from './prisma.ts'
 
 const url = serverUrl()
-const PrismaClient = await generateClient()
+const PrismaClient = await generateClient(generatedFolder('contract'))
 
 describe.skipIf(url === undefined)('Postgres', () => {
   if (url === undefined) return

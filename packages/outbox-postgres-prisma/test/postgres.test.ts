@@ -3,17 +3,19 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { OutboxEventBus } from 'outbox-core'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { postgresFaults } from '../../../test/postgres-faults.ts'
 import { postgresSuite } from '../../../test/postgres-suite.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { PostgresPrismaOutbox } from '../src/index.ts'
-import { connect, generateClient } from './prisma.ts'
+import { connect, generateClient, generatedFolder, type TestPrisma } from './prisma.ts'
 
 const url = serverUrl()
-const PrismaClient = await generateClient()
+const PrismaClient = await generateClient(generatedFolder('postgres'))
 
 describe.skipIf(url === undefined)('Postgres', () => {
   if (url === undefined) return
   postgresSuite('Prisma on adapter-pg', url, (...args) => connect(PrismaClient, ...args))
+  postgresFaults('Prisma on adapter-pg, faults', url, (...args) => connect(PrismaClient, ...args))
 
   describe('Prisma', () => {
     const schema = `prisma_${randomUUID().slice(0, 8)}`
@@ -73,6 +75,48 @@ describe.skipIf(url === undefined)('Postgres', () => {
       await onExtended.transaction(() => extendedBus.emit('extended', 1))
       await prisma.$transaction((tx) => onExtended.enlist(tx, () => extendedBus.emit('extended', 2)))
       expect(await events()).toEqual(['own', 'own', 'extended', 'extended'])
+    })
+
+    test('works on a client of the older generator as well', async () => {
+      const Older = await generateClient(generatedFolder('older'), 'prisma-client-js')
+      expect(Older).not.toBe(PrismaClient)
+      const older = await connect(Older, url, schema, 2)
+      try {
+        const onOlder = older.outbox({ schema, tables: { events: 'older' }, logger: false })
+        await onOlder.initialize()
+        const bus = new OutboxEventBus(onOlder)
+        await onOlder.transaction(async () => {
+          await onOlder.sagaStore('1d').put('claim', Uint8Array.of(1))
+          await bus.emit('a', 1)
+        })
+        await older.transaction((tx) => onOlder.enlist(tx, async () => void (await bus.emit('b', 2))))
+        expect(await onOlder.storage.lease(10, 1_000)).toMatchObject([{ type: 'a' }, { type: 'b' }])
+        expect([...((await onOlder.sagaStore('1d').get('claim')) ?? [])]).toEqual([1])
+        await client.prisma.$transaction(async (tx) => {
+          await expect(onOlder.enlist(tx, () => {})).rejects.toMatchObject({
+            code: 'OUTBOX_FOREIGN_TRANSACTION',
+          })
+        })
+      } finally {
+        await older.close()
+      }
+    })
+
+    test('an event emitted in a savepoint goes with it', async () => {
+      const bus = new OutboxEventBus(outbox)
+      const before = await events()
+      await client.prisma.$transaction(async (tx) => {
+        const { $transaction } = tx as unknown as TestPrisma
+        const nested = $transaction.bind(tx) as TestPrisma['$transaction']
+        await nested((savepoint) => outbox.enlist(savepoint as never, () => bus.emit('kept', 1)))
+        const undone = nested(async (savepoint) => {
+          await outbox.enlist(savepoint as never, () => bus.emit('undone', 1))
+          throw new Error('back to the savepoint')
+        })
+        await expect(undone).rejects.toThrow('back to the savepoint')
+        await outbox.enlist(tx as never, () => bus.emit('after', 1))
+      })
+      expect(await events()).toEqual([...before, 'kept', 'after'])
     })
 
     test('hands Prisma’s options through; what takes too long is a typed timeout, and nothing stays', async () => {

@@ -20,16 +20,32 @@ export interface TestPrisma extends PrismaClientLike<PrismaTransaction> {
 
 export type TestPrismaConstructor = new (options: object) => TestPrisma
 
+/** A folder for a client of a test's own: test files run side by side, and so do their generators. */
+export function generatedFolder(name: string): string {
+  return fileURLToPath(new URL(`generated/${name}`, import.meta.url))
+}
+
+/** Prisma's generators, and the file of theirs that a user imports. */
+const GENERATORS = {
+  'prisma-client': {
+    options: 'moduleFormat = "esm"\n  generatedFileExtension = "ts"\n  importFileExtension = "ts"',
+    file: 'client.ts',
+  },
+  'prisma-client-js': { options: '', file: 'index.js' },
+} as const
+
+type Generator = keyof typeof GENERATORS
+
 /** Generates a client with the outbox's models, as a user would; the schema engine is not needed for that. */
-export async function generateClient(): Promise<TestPrismaConstructor> {
-  const folder = fileURLToPath(new URL('generated', import.meta.url))
+export async function generateClient(
+  folder: string,
+  generator: Generator = 'prisma-client',
+): Promise<TestPrismaConstructor> {
   mkdirSync(folder, { recursive: true })
   const schema = `generator client {
-  provider = "prisma-client"
+  provider = "${generator}"
   output   = "./client"
-  moduleFormat = "esm"
-  generatedFileExtension = "ts"
-  importFileExtension = "ts"
+  ${GENERATORS[generator].options}
 }
 
 datasource db {
@@ -55,8 +71,16 @@ ${outboxModels()}`
     },
   )
   if (status !== 0) throw new Error(`prisma generate failed: ${stderr}${stdout}`)
-  const { PrismaClient } = await import(pathToFileURL(join(folder, 'client', 'client.ts')).href)
-  return PrismaClient
+  return loadClient(folder, generator)
+}
+
+/** The client that was generated into a folder. */
+export async function loadClient(
+  folder: string,
+  generator: Generator = 'prisma-client',
+): Promise<TestPrismaConstructor> {
+  const generated = await import(pathToFileURL(join(folder, 'client', GENERATORS[generator].file)).href)
+  return generated.PrismaClient ?? generated.default.PrismaClient
 }
 
 export async function connect(

@@ -6,10 +6,10 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { catalog, tuning } from '../../../test/postgres-catalog.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { outboxMigrationSql, outboxModels } from '../src/index.ts'
-import { connect, generateClient } from './prisma.ts'
+import { connect, generateClient, generatedFolder } from './prisma.ts'
 
 const url = serverUrl()
-const PrismaClient = await generateClient()
+const PrismaClient = await generateClient(generatedFolder('schema'))
 
 /** What the models say about columns, in Postgres's words. */
 function columnsOf(models: string): object[] {

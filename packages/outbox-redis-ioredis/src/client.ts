@@ -1,19 +1,25 @@
-type Argument = string | Buffer | number
+/** ioredis takes lists among its arguments, which may be longer than what a call can be given. */
+type Arguments = (string | Buffer | readonly (string | Buffer)[])[]
 
-/** The part of an ioredis `multi()` that is used. */
+/** The part of an ioredis `multi()` or `pipeline()` that is used. */
 export interface RedisTransaction {
-  eval(script: string, numkeys: number, ...args: Argument[]): unknown
+  /** How many commands it holds, MULTI among them. */
+  readonly length: number
+  eval(script: string, numkeys: number, ...args: Arguments): unknown
+  evalsha(sha: string, numkeys: number, ...args: Arguments): unknown
   exec(): Promise<[error: Error | null, result: unknown][] | null>
 }
 
 /** The part of an ioredis 5 or 6 `Redis` or `Cluster` that is used. */
 export interface RedisClient<Tx extends RedisTransaction> {
-  eval(script: string, numkeys: number, ...args: Argument[]): Promise<unknown>
-  evalsha(sha: string, numkeys: number, ...args: Argument[]): Promise<unknown>
+  eval(script: string, numkeys: number, ...args: Arguments): Promise<unknown>
+  evalsha(sha: string, numkeys: number, ...args: Arguments): Promise<unknown>
   getBuffer(key: string): Promise<Buffer | null>
-  info(section: string): Promise<string>
+  set(key: string, value: Buffer, unit: 'PX', ms: number): Promise<unknown>
+  set(key: string, value: Buffer, unit: 'PXAT', ms: number): Promise<unknown>
   publish(channel: string, message: string): Promise<number>
   multi(): Tx
+  pipeline(): Tx
 }
 
 /** A connection of the user's own that may subscribe: `redis.duplicate()`. */

@@ -1,4 +1,4 @@
-import { identifier, Outbox, type OutboxOptions } from 'outbox-core'
+import { ConfigurationError, identifier, Outbox, type OutboxOptions } from 'outbox-core'
 import type { RedisClient, RedisListener, RedisTransaction } from './client.ts'
 import { RedisStorage } from './storage.ts'
 
@@ -31,7 +31,8 @@ export interface RedisIoredisOutboxOptions extends OutboxOptions {
  *
  * `transaction` hands out ioredis's own `multi()`: your commands, events and payloads are sent as one MULTI/EXEC when the
  * callback resolves. Reads through it see nothing before that; read with the client. Redis does not roll back: a command of yours
- * that fails at run time leaves the others applied, and `transaction` throws.
+ * that fails at run time leaves the others applied, and `transaction` throws. So it does when another process takes an event's
+ * id between its emit and EXEC. After `enlist` you call `exec()` yourself: look at its replies.
  */
 export class RedisIoredisOutbox<Tx extends RedisTransaction = RedisTransaction> extends Outbox<Tx> {
   readonly #storage: RedisStorage<Tx>
@@ -41,6 +42,7 @@ export class RedisIoredisOutbox<Tx extends RedisTransaction = RedisTransaction> 
    * @throws ConfigurationError naming the option and its value
    */
   constructor(redis: RedisClient<Tx>, options: RedisIoredisOutboxOptions = {}) {
+    assertAnswers(redis)
     const prefix = identifier('prefix', options.prefix ?? 'outbox')
     const storage = new RedisStorage(redis, {
       prefix,
@@ -54,7 +56,25 @@ export class RedisIoredisOutbox<Tx extends RedisTransaction = RedisTransaction> 
 
   override async initialize(): Promise<void> {
     await super.initialize()
-    if (await this.#storage.persists()) return
-    this.logger.warn({}, 'this Redis keeps no append-only file: a restart loses events; set appendonly yes')
+    for (const warning of this.#storage.takeWarnings()) this.logger.warn({}, warning)
+  }
+}
+
+// Then ioredis forgets what a lost connection left unanswered, and nobody hears of it any more.
+function assertAnswers(redis: object): void {
+  const { options } = redis as ClientOptions
+  if (options?.autoResendUnfulfilledCommands !== false || options.commandTimeout !== undefined) return
+  throw new ConfigurationError(
+    'autoResendUnfulfilledCommands',
+    false,
+    'calls would hang for ever after a lost connection; leave it true, or set commandTimeout as well',
+  )
+}
+
+/** ioredis's own options, of a single client. */
+interface ClientOptions {
+  readonly options?: {
+    readonly autoResendUnfulfilledCommands?: boolean
+    readonly commandTimeout?: number | undefined
   }
 }

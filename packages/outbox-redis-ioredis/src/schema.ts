@@ -1,83 +1,66 @@
 import { StorageError, UnsupportedBackendError } from 'outbox-core'
-import type { RedisClient, RedisTransaction } from './client.ts'
+import type { RedisCalls } from './calls.ts'
+import type { RedisTransaction } from './client.ts'
+import { CHECK } from './scripts/check.ts'
 
-/** Every key of one outbox; the braces are the hash tag. */
+/** Where an outbox is. The braces are the hash tag that keeps all its keys in one slot of a cluster. */
 export interface Keys {
-  /** Prefix of all of them. */
-  readonly prefix: string
-  /** Sorted set of waiting events by when they are due. */
-  readonly due: string
-  /** Sorted set of leased events by when their lease runs out. */
-  readonly leased: string
-  /** Sorted set of completed events by when their retention ends. */
-  readonly done: string
-  /** Sorted set of dead letters by when they died. */
-  readonly dead: string
+  /** What every key begins with. */
+  readonly root: string
   /** Channel for wake-ups. */
   readonly channel: string
 }
 
 export function keysOf(prefix: string): Keys {
-  const tagged = `{${prefix}}:`
-  return {
-    prefix: tagged,
-    due: `${tagged}due`,
-    leased: `${tagged}leased`,
-    done: `${tagged}done`,
-    dead: `${tagged}dead`,
-    channel: `${tagged}wake`,
-  }
+  const root = `{${prefix}}:`
+  return { root, channel: `${root}wake` }
 }
 
 /** Where a payload's bytes are. */
-export function payloadKey({ prefix }: Keys, id: string): string {
-  return `${prefix}saga:${id}`
+export function payloadKey({ root }: Keys, id: string): string {
+  return `${root}saga:${id}`
 }
 
 /**
  * Refuses a server that can't keep the promises.
  *
- * @throws UnsupportedBackendError
+ * @returns what is to be warned about
+ * @throws UnsupportedBackendError, StorageError when a key of ours holds something else
  */
-export async function assertSupported<Tx extends RedisTransaction>(
-  redis: RedisClient<Tx>,
-  keys: Keys,
+export async function checkServer<Tx extends RedisTransaction>(
+  calls: RedisCalls<Tx>,
   allowEviction: boolean,
-): Promise<void> {
-  const version = field(await redis.info('server'), 'redis_version')
+): Promise<readonly string[]> {
+  const [info = '', key, kind] = (await calls.run(CHECK)) as string[]
+  if (key !== undefined) {
+    // It would make our commands fail in the middle of a MULTI, which Redis does not roll back.
+    throw new StorageError(`key "${key}" holds a ${kind}; choose another prefix or remove it`, {
+      transient: false,
+    })
+  }
+  if (info === '') {
+    return [
+      'this Redis user may not read INFO, so nobody has checked version, maxmemory-policy and AOF; allow it with ACL SETUSER … +info',
+    ]
+  }
+  assertVersion(field(info, 'redis_version'))
+  if (!allowEviction) assertNoEviction(field(info, 'maxmemory_policy'))
+  if (field(info, 'aof_enabled') === '1') return []
+  return ['this Redis keeps no append-only file: a restart loses events; set appendonly yes']
+}
+
+function assertVersion(version: string): void {
   const [major = 0, minor = 0] = version.split('.').map(Number)
-  if (major < 6 || (major === 6 && minor < 2)) {
-    throw new UnsupportedBackendError(`Redis is ${version}, 6.2 or newer is needed`)
-  }
-  const policy = field(await redis.info('memory'), 'maxmemory_policy')
-  if (policy !== 'noeviction' && !allowEviction) {
-    throw new UnsupportedBackendError(
-      `maxmemory-policy is ${policy}: Redis would drop events and payloads when its memory is full; ` +
-        'run CONFIG SET maxmemory-policy noeviction, or pass allowEviction: true if losing them is fine',
-    )
-  }
-  await assertKeyTypes(redis, keys)
+  if (major > 6 || (major === 6 && minor >= 2)) return
+  throw new UnsupportedBackendError(`Redis is ${version}, 6.2 or newer is needed`)
 }
 
-/** Whether the server keeps an append-only file. */
-export async function persists<Tx extends RedisTransaction>(redis: RedisClient<Tx>): Promise<boolean> {
-  return field(await redis.info('persistence'), 'aof_enabled') === '1'
-}
-
-// A key of another type would make our commands fail in the middle of a MULTI, which Redis does not roll back.
-async function assertKeyTypes<Tx extends RedisTransaction>(
-  redis: RedisClient<Tx>,
-  keys: Keys,
-): Promise<void> {
-  const sets = [keys.due, keys.leased, keys.done, keys.dead]
-  const script =
-    'local found = {} for i, key in ipairs(KEYS) do found[i] = redis.call("TYPE", key).ok end return found'
-  const types = (await redis.eval(script, sets.length, ...sets)) as string[]
-  const odd = types.findIndex((type) => type !== 'zset' && type !== 'none')
-  if (odd === -1) return
-  throw new StorageError(`key "${sets[odd]}" holds a ${types[odd]}; choose another prefix or remove it`, {
-    transient: false,
-  })
+function assertNoEviction(policy: string): void {
+  if (policy === 'noeviction') return
+  throw new UnsupportedBackendError(
+    `maxmemory-policy is ${policy || 'not known'}: Redis may drop events and payloads when its memory is full; ` +
+      'run CONFIG SET maxmemory-policy noeviction, or pass allowEviction: true if losing them is fine',
+  )
 }
 
 function field(info: string, name: string): string {

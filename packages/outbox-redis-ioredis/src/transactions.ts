@@ -1,18 +1,14 @@
 import {
   DuplicateEventError,
   ForeignTransactionError,
-  type Outcome,
   StorageError,
   TransactionClosedError,
   TransactionMissingError,
 } from 'outbox-core'
 import type { RedisTransaction } from './client.ts'
-
-/** What a transaction has been given so far: nothing of it is in Redis before EXEC. */
-export interface Queued {
-  readonly outcomes: Outcome[]
-  ended: boolean
-}
+import { isReadOnly, redisError } from './errors.ts'
+import { Queued } from './queued.ts'
+import { sendOnce } from './send-once.ts'
 
 /** ioredis's own view of a `multi()`. */
 interface Pipeline {
@@ -33,8 +29,10 @@ export class RedisTransactions<Tx extends RedisTransaction> {
   queued(tx: Tx): Queued {
     const known = this.#queued.get(tx)
     if (known?.ended) throw new TransactionClosedError()
-    if (!known) this.#assertOpen(tx)
-    const queued = known ?? { outcomes: [], ended: false }
+    this.#assertOpen(tx)
+    if (known) return known
+    sendOnce(tx, 'exec')
+    const queued = new Queued()
     this.#queued.set(tx, queued)
     return queued
   }
@@ -56,25 +54,12 @@ export class RedisTransactions<Tx extends RedisTransaction> {
   }
 }
 
-/** The payload that a transaction has put under an id, `'removed'`, or undefined when it has not touched it. */
-export function queuedPayload({ outcomes }: Queued, id: string): Uint8Array | 'removed' | undefined {
-  for (const { put, remove } of outcomes.toReversed()) {
-    const record = put.findLast((candidate) => candidate.id === id)
-    if (record) return record.data.slice()
-    if (remove.includes(id)) return 'removed'
-  }
-  return undefined
-}
-
 /**
  * Looks at every reply of an EXEC: ioredis resolves also when commands have failed.
  *
  * @throws StorageError when one has failed, DuplicateEventError when an id was taken in the last moment
  */
-export function inspectReplies(
-  replies: readonly [Error | null, unknown][] | null,
-  { outcomes }: Queued,
-): void {
+export function inspectReplies(replies: readonly [Error | null, unknown][] | null, { writes }: Queued): void {
   if (replies === null) {
     throw new StorageError('EXEC was refused because a watched key has changed; nothing was written', {
       transient: true,
@@ -83,27 +68,27 @@ export function inspectReplies(
   const failed = replies.findIndex(([error]) => error)
   if (failed !== -1) {
     const cause = replies[failed]?.[0] as Error
+    // On a replica, scripts are queued and fail only here, and nothing beside them writes.
+    if (isReadOnly(cause) || replies.every(([error]) => error)) throw redisError(cause)
     throw new StorageError(
       `command ${failed + 1} of ${replies.length} in the MULTI failed (${cause.message}); Redis has applied the others`,
       { cause, transient: false },
     )
   }
-  const results = replies.flatMap(([, reply]) =>
-    Array.isArray(reply) && reply[0] === 'outbox' ? (reply.slice(1) as string[]) : [],
-  )
-  for (const [index, { append, settle }] of outcomes.entries()) {
-    const result = results[index] ?? 'applied'
-    const [event] = append
-    if (result === 'lost') {
-      throw new StorageError(
-        `event "${settle?.id}" was changed by another worker meanwhile; the rest was written`,
-        {
-          transient: false,
-        },
-      )
-    }
-    if (event && result.startsWith('duplicate ') && result.slice(10) !== event.fingerprint) {
-      throw new DuplicateEventError(event.id)
+  for (const { position, outcomes } of writes) {
+    const results = replies[position]?.[1] as readonly string[]
+    for (const [index, { append, settle }] of outcomes.entries()) {
+      const result = results[index] ?? 'applied'
+      const [event] = append
+      if (result === 'lost') {
+        throw new StorageError(
+          `event "${settle?.id}" was changed by another worker meanwhile; the rest was written`,
+          { transient: false },
+        )
+      }
+      if (event && result.startsWith('duplicate ') && result.slice(10) !== event.fingerprint) {
+        throw new DuplicateEventError(event.id)
+      }
     }
   }
 }

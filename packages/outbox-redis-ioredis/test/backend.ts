@@ -1,19 +1,37 @@
 import { randomUUID } from 'node:crypto'
-import { type ChainableCommander, Redis } from 'ioredis'
+import { type ChainableCommander, Cluster, type Redis } from 'ioredis'
 import type { Backend, RawEvent } from 'outbox-core/testing'
 import { RedisIoredisOutbox } from '../src/index.ts'
 
+/** Opens a client of the kind under test. */
+export type Connect = (options: { readonly connectionName: string }) => Redis | Cluster
+
+interface Kind {
+  readonly name: string
+  /** The clients of outboxes. */
+  readonly connect: Connect
+  /** The client that looks behind their back. @default `connect` */
+  readonly connectRaw?: Connect
+  /** What the clients of outboxes put before every key. */
+  readonly keyPrefix?: string
+}
+
 /** A Redis backend: a prefix of its own for every place. */
-export function redisBackend(url: string): Backend<ChainableCommander> {
+export function redisBackend({
+  name,
+  connect: open,
+  connectRaw = open,
+  keyPrefix = '',
+}: Kind): Backend<ChainableCommander> {
   return {
-    name: 'ioredis',
+    name,
     traits: { collectsWrites: true },
     async open(options = {}) {
       const prefix = `place_${randomUUID().replaceAll('-', '').slice(0, 16)}`
-      const clients: Redis[] = []
+      const clients: (Redis | Cluster)[] = []
       let commands = 0
-      const connect = (connectionName = prefix): Redis => {
-        const client = new Redis(url, { connectionName })
+      const connect = (): Redis => {
+        const client = open({ connectionName: prefix }) as Redis
         const { sendCommand } = client
         client.sendCommand = function (...args) {
           if (args[0].name !== 'info' && args[0].name !== 'client') commands++
@@ -23,15 +41,22 @@ export function redisBackend(url: string): Backend<ChainableCommander> {
         return client
       }
       const redis = connect()
-      const raw = connect('raw')
-      const key = (name: string): string => `{${prefix}}:${name}`
+      const looking = connectRaw({ connectionName: 'raw' })
+      clients.push(looking)
+      const nodes = looking instanceof Cluster ? () => looking.nodes('master') : () => [looking]
+      const raw = looking as Redis
+      const own = (name: string): string => `{${prefix}}:${name}`
+      const key = (name: string): string => `${keyPrefix}${own(name)}`
+      // Through a script, so that a cluster asks the node of the prefix.
+      const names = async (pattern: string): Promise<string[]> =>
+        (await raw.eval("return redis.call('KEYS', ARGV[1])", 1, key(''), key(pattern))) as string[]
       const outbox = new RedisIoredisOutbox<ChainableCommander>(redis, { ...options, prefix })
       await outbox.initialize()
       return {
         outbox,
         sibling: async (more) =>
           new RedisIoredisOutbox<ChainableCommander>(connect(), { ...options, ...more, prefix }),
-        writeBusinessRow: (tx, row) => void tx.rpush(key('business'), row),
+        writeBusinessRow: (tx, row) => void tx.rpush(own('business'), row),
         businessRows: () => raw.lrange(key('business'), 0, -1),
         async ownTransaction(work) {
           const multi = redis.multi()
@@ -40,7 +65,7 @@ export function redisBackend(url: string): Backend<ChainableCommander> {
         },
         async events() {
           const found: (RawEvent & { created: number })[] = []
-          for (const name of await raw.keys(key('event:*'))) {
+          for (const name of await names('event:*')) {
             const { type = '', body = '', headers = '{}', state, attempt, created } = await raw.hgetall(name)
             found.push({
               id: name.slice(key('event:').length),
@@ -57,12 +82,11 @@ export function redisBackend(url: string): Backend<ChainableCommander> {
             .map(({ created, ...event }) => event)
         },
         async payloads() {
-          const names = await raw.keys(key('saga:*'))
           const found = await Promise.all(
-            names.map(async (name) => ({
+            (await names('saga:*')).map(async (name) => ({
               id: name.slice(key('saga:').length),
               data: await raw.getBuffer(name),
-              expiresAt: Date.now() + (await raw.pttl(name)),
+              expiresAt: await expiry(raw, name),
             })),
           )
           return found.flatMap(({ data, ...rest }) => (data ? [{ ...rest, data: new Uint8Array(data) }] : []))
@@ -75,16 +99,25 @@ export function redisBackend(url: string): Backend<ChainableCommander> {
         },
         roundTrips: () => commands,
         async connections() {
-          const list = (await raw.client('LIST')) as string
-          return list.split('\n').filter((line) => line.includes(`name=${prefix}`)).length
+          const lists = await Promise.all(nodes().map((node) => node.client('LIST') as Promise<string>))
+          return lists.flatMap((list) => list.split('\n')).filter((line) => line.includes(`name=${prefix}`))
+            .length
         },
         async destroy() {
           await outbox.close()
-          const names = await raw.keys(key('*'))
-          if (names.length > 0) await raw.del(...names)
+          for (const name of await names('*')) await raw.del(name)
           for (const client of clients) client.disconnect()
         },
       }
     },
+  }
+}
+
+/** Exactly, where Redis tells (7.0). */
+async function expiry(raw: Redis, name: string): Promise<number> {
+  try {
+    return Number(await raw.call('PEXPIRETIME', name))
+  } catch {
+    return Date.now() + (await raw.pttl(name))
   }
 }

@@ -1,5 +1,4 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Mutex, type MutexInterface, withTimeout } from 'async-mutex'
 import {
   ForeignTransactionError,
   TransactionClosedError,
@@ -8,11 +7,13 @@ import {
 } from 'outbox-core'
 import { isBusy, storageError } from './errors.ts'
 import { type Handle, handlesOf, rolledBack } from './handle.ts'
+import { Turns } from './turns.ts'
 
 /** The part of better-sqlite3's Database that is used. */
 export interface SqliteDatabase {
   prepare(sql: string): SqliteStatement
   exec(sql: string): unknown
+  readonly open: boolean
   readonly inTransaction: boolean
   readonly readonly: boolean
   readonly memory: boolean
@@ -27,20 +28,18 @@ export interface SqliteStatement {
   safeIntegers(on: boolean): SqliteStatement
 }
 
-/** Who holds a connection, for all outboxes on it. */
-interface Turn {
-  readonly mutex: Mutex
-  /** What holds it, for whoever waits in vain. */
-  holder?: { readonly what: string; readonly since: Date }
+/** What all outboxes on one connection have in common. */
+interface Shared {
+  readonly turns: Turns
   /** The handle of the transaction that an outbox has begun. */
-  begun?: Handle
+  begun: Handle | undefined
   /** Handles of the transaction that the user has begun. */
   readonly enlisted: Set<Handle>
   /** What every handle on this connection inherits. */
   readonly handles: SqliteDatabase
 }
 
-const turns = new WeakMap<SqliteDatabase, Turn>()
+const shared = new WeakMap<SqliteDatabase, Shared>()
 
 const PAUSE_MS = 5
 
@@ -50,8 +49,7 @@ const PAUSE_MS = 5
  */
 export class Connection {
   readonly db: SqliteDatabase
-  readonly #turn: Turn
-  readonly #mutex: MutexInterface
+  readonly #shared: Shared
   readonly #lockTimeoutMs: number
   readonly #begin: SqliteStatement
   readonly #commit: SqliteStatement
@@ -59,9 +57,13 @@ export class Connection {
   constructor(db: SqliteDatabase, lockTimeoutMs: number) {
     this.db = db
     this.#lockTimeoutMs = lockTimeoutMs
-    this.#turn = turns.get(db) ?? { mutex: new Mutex(), enlisted: new Set(), handles: handlesOf(db) }
-    turns.set(db, this.#turn)
-    this.#mutex = withTimeout(this.#turn.mutex, lockTimeoutMs)
+    this.#shared = shared.get(db) ?? {
+      turns: new Turns(),
+      begun: undefined,
+      enlisted: new Set(),
+      handles: handlesOf(db),
+    }
+    shared.set(db, this.#shared)
     try {
       this.#begin = this.prepare('BEGIN IMMEDIATE')
       this.#commit = this.prepare('COMMIT')
@@ -87,12 +89,12 @@ export class Connection {
       })
       try {
         const result = await work(handle)
-        if (!this.db.inTransaction) throw rolledBack(handle)
+        if (this.db.open && !this.db.inTransaction) throw rolledBack(handle)
         await this.#unlocked(() => this.#commit.run())
         return result
       } finally {
         handle.ended = true
-        delete this.#turn.begun
+        this.#shared.begun = undefined
         this.#rollBack()
       }
     })
@@ -121,25 +123,25 @@ export class Connection {
     // The open transaction of another outbox on this connection.
     if (tx !== this.db) return work(tx)
     const handle = this.#newHandle()
-    this.#turn.enlisted.add(handle)
+    this.#shared.enlisted.add(handle)
     try {
       return await work(handle)
     } finally {
-      this.#turn.enlisted.delete(handle)
+      this.#shared.enlisted.delete(handle)
       handle.ended = true
     }
   }
 
-  /** Runs statements that belong to no transaction, once none is open. */
-  async statements<R>(run: () => R): Promise<R> {
-    if (!this.#turn.mutex.isLocked() && !this.db.inTransaction) {
+  /** Runs statements that belong to no transaction, once none is open; `urgent` ones before whoever waits too. */
+  async statements<R>(run: () => R, { urgent = false }: { readonly urgent?: boolean } = {}): Promise<R> {
+    if (!this.#shared.turns.mustWait && !this.db.inTransaction) {
       try {
         return run()
       } catch (error) {
         if (!isBusy(error)) throw storageError(error)
       }
     }
-    return this.#alone('a statement of the outbox', () => this.#patiently(run))
+    return this.#alone('a statement of the outbox', () => this.#patiently(run), urgent)
   }
 
   /**
@@ -170,10 +172,10 @@ export class Connection {
 
   #assertOpen(tx: SqliteDatabase, advice: string): void {
     if (tx === this.db) {
-      if (this.db.inTransaction && !this.#turn.begun) return
+      if (this.db.inTransaction && !this.#shared.begun) return
       throw new TransactionMissingError(`the connection has no transaction of its own open; ${advice}`)
     }
-    if (Object.getPrototypeOf(tx) !== this.#turn.handles) {
+    if (Object.getPrototypeOf(tx) !== this.#shared.handles) {
       throw new ForeignTransactionError(
         'the transaction belongs to another connection than the better-sqlite3 Database that the outbox was made with',
       )
@@ -183,48 +185,26 @@ export class Connection {
 
   // An object of its own for each transaction tells a late use from a right one.
   #newHandle(): Handle {
-    return Object.create(this.#turn.handles)
+    return Object.create(this.#shared.handles)
   }
 
   #beginAs(handle: Handle): void {
     this.#begin.run()
-    this.#turn.begun = handle
+    this.#shared.begun = handle
     // Whatever is still enlisted has outlived its transaction, and must not end up in this one.
-    for (const stale of this.#turn.enlisted) stale.ended = true
+    for (const stale of this.#shared.enlisted) stale.ended = true
   }
 
   #rollBack(): void {
     if (this.db.inTransaction) this.db.exec('ROLLBACK')
   }
 
-  async #alone<R>(what: string, work: () => Promise<R>): Promise<R> {
-    const release = await this.#acquire()
-    this.#turn.holder = { what, since: new Date() }
-    try {
-      return await work()
-    } finally {
-      delete this.#turn.holder
-      release()
-    }
-  }
-
-  #acquire(): Promise<MutexInterface.Releaser> {
-    if (!this.#turn.mutex.isLocked()) return this.#turn.mutex.acquire()
-    return this.#mutex.acquire().catch(() => {
-      throw this.#timedOut()
-    })
-  }
-
-  #timedOut(): TransactionTimeoutError {
-    const { what = 'a transaction', since } = this.#turn.holder ?? {}
-    return new TransactionTimeoutError(
-      `waited ${this.#lockTimeoutMs} ms for ${what}, open on this connection since ${since?.toISOString()}; ` +
-        'await it before starting another one, and inside it use the outbox only in its own async context',
-    )
+  #alone<R>(what: string, work: () => R | Promise<R>, urgent = false): Promise<R> {
+    return this.#shared.turns.take(what, { timeoutMs: this.#lockTimeoutMs, urgent }, work)
   }
 
   /** Runs statements as soon as neither the user nor another process is in their way. */
-  #patiently<R>(run: () => R): Promise<R> {
+  #patiently<R>(run: () => R): R | Promise<R> {
     return this.#unlocked(() => {
       if (!this.db.inTransaction) return run()
       throw new TransactionTimeoutError(
@@ -234,16 +214,25 @@ export class Connection {
     })
   }
 
+  #unlocked<R>(run: () => R): R | Promise<R> {
+    try {
+      return run()
+    } catch (error) {
+      return this.#repeated(run, error)
+    }
+  }
+
   // Another process may hold the file's lock: waiting here leaves the event loop free.
-  async #unlocked<R>(run: () => R): Promise<R> {
+  async #repeated<R>(run: () => R, failure: unknown): Promise<R> {
     const giveUpAt = Date.now() + this.#lockTimeoutMs
-    for (;;) {
+    for (let error = failure; ; ) {
+      const passing = isBusy(error) || error instanceof TransactionTimeoutError
+      if (!passing || Date.now() >= giveUpAt) throw storageError(error)
+      await sleep(PAUSE_MS)
       try {
         return run()
-      } catch (error) {
-        const passing = isBusy(error) || error instanceof TransactionTimeoutError
-        if (!passing || Date.now() >= giveUpAt) throw storageError(error)
-        await sleep(PAUSE_MS)
+      } catch (thrown) {
+        error = thrown
       }
     }
   }

@@ -10,6 +10,7 @@ const ADVICE: readonly (readonly [RegExp, string])[] = [
   [/^SQLITE_BUSY_SNAPSHOT/, 'roll back, and begin with BEGIN IMMEDIATE'],
   [/^SQLITE_(BUSY|LOCKED)/, 'keep transactions of other connections short, or raise lockTimeout'],
   [/^SQLITE_FULL/, 'make room on the disk, or raise max_page_count'],
+  [/^SQLITE_READONLY_DBMOVED/, 'the file was moved or deleted while it was open; open the database again'],
   [/^SQLITE_READONLY/, 'the process must be able to write to the file and its directory'],
   [/^SQLITE_(CORRUPT|NOTADB)/, 'restore the file from a backup'],
   [/connection is not open$/, 'keep the connection open until bus.stop() has resolved'],

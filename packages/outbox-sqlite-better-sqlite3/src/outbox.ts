@@ -1,4 +1,4 @@
-import { type Duration, durationMs, identifier, Outbox, type OutboxOptions } from 'outbox-core'
+import { type Duration, durationMs, identifiers, Outbox, type OutboxOptions } from 'outbox-core'
 import { Connection, type SqliteDatabase } from './connection.ts'
 import type { Tables } from './schema.ts'
 import { SqliteStorage } from './storage.ts'
@@ -41,11 +41,7 @@ export class SqliteBetterSqlite3Outbox<Db extends SqliteDatabase = SqliteDatabas
       payloads = 'saga_store',
       migrations = 'outbox_migrations',
     } = options.tables ?? {}
-    const tables: Tables = {
-      events: identifier('tables.events', events),
-      payloads: identifier('tables.payloads', payloads),
-      migrations: identifier('tables.migrations', migrations),
-    }
+    const tables: Tables = identifiers('tables', { events, payloads, migrations })
     const connection = new Connection(db, durationMs('lockTimeout', options.lockTimeout ?? '30s'))
     super(new SqliteStorage(connection, tables), options)
   }

@@ -37,6 +37,7 @@ function texts({ events, payloads }: Tables) {
       FROM (${rows}, value ->> 2 AS needed, value ->> 3 AS to_state, value ->> 4 AS to_delay, value ->> 5 AS to_error, value ->> 6 AS pardon FROM json_each(?)) AS held
       WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = held.needed
       RETURNING "${events}".id`,
+    holds: `SELECT id FROM "${events}" WHERE id = ? AND attempt = ? AND state = ?`,
     appendOne: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, created_at, visible_at)
       VALUES (?, ?, ?, ?, ?, ${NOW}, coalesce(?, ${NOW} + ?)) ON CONFLICT (id) DO NOTHING`,
     appendMany: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, created_at, visible_at)
@@ -131,6 +132,12 @@ export function settling(settle: Settlement): ['complete' | 'discard' | 'change'
     case 'discard':
       return ['discard', held(settle)]
   }
+}
+
+/** Parameters for `holds`: what an event has to be for its settlement. */
+export function holding(settle: Settlement): unknown[] {
+  const dead = settle.kind === 'revive' || settle.kind === 'discard'
+  return [...held(settle), dead ? STATE.dead : STATE.leased]
 }
 
 /** A lease's row. */

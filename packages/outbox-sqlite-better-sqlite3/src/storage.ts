@@ -14,7 +14,15 @@ import type {
 import type { Connection, SqliteDatabase } from './connection.ts'
 import { watchOtherConnections } from './listen.ts'
 import { migrate, type Tables } from './schema.ts'
-import { eventParameters, held, type Row, Statements, settling, whenParameters } from './statements.ts'
+import {
+  eventParameters,
+  held,
+  holding,
+  type Row,
+  Statements,
+  settling,
+  whenParameters,
+} from './statements.ts'
 
 // SQLite's own limit is 1e9 bytes for a row; beyond this the memory for copies is the sooner end.
 const LIMIT_BYTES = 256 * 1024 * 1024
@@ -28,6 +36,7 @@ const NONE: ReadonlySet<string> = new Set()
 
 export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
+  readonly writesTogether = true
   readonly #connection: Connection
   readonly #tables: Tables
   readonly #statements: Statements
@@ -75,7 +84,8 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
     const rows = JSON.stringify(leases.map(held))
-    const kept = await this.#connection.statements(() => this.#ids('extend', leaseMs, rows))
+    // Leases would run out behind a queue of slow transactions.
+    const kept = await this.#connection.statements(() => this.#ids('extend', leaseMs, rows), { urgent: true })
     return leases.filter(({ id }) => !kept.has(id)).map(({ id }) => id)
   }
 
@@ -148,8 +158,8 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
       if (!settle) continue
       const duplicate = this.#duplicate(append)
       const [statement, row] = settling(settle)
-      if (duplicate) duplicates.set(index, duplicate)
-      else rows[statement].push(row)
+      if (!duplicate) rows[statement].push(row)
+      else if (this.#statements.get('holds', ...holding(settle))) duplicates.set(index, duplicate)
     }
     const completed = this.#settled('complete', rows.complete)
     const discarded = this.#settled('discard', rows.discard)

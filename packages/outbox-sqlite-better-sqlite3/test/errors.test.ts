@@ -75,6 +75,17 @@ describe('bad input', () => {
     await expect(outbox.transaction(async () => {})).rejects.toThrow(StorageError)
   })
 
+  test('a connection that is closed inside a transaction leaves nothing behind, and is named', async () => {
+    const path = file()
+    const { db, outbox, bus } = await opened(path)
+    const closing = outbox.transaction(async () => {
+      await bus.emit('a', {})
+      db.close()
+    })
+    await expect(closing).rejects.toThrow(/not open.*keep the connection open until bus\.stop/)
+    expect(await (await opened(path)).outbox.stats()).toMatchObject({ due: 0 })
+  })
+
   test('a full database is a passing error, and nothing is half written', async () => {
     const { db, outbox, bus } = await opened(file())
     const { page_count } = db.prepare('PRAGMA page_count').get() as { page_count: number }

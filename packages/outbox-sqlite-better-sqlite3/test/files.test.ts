@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { closeSync, openSync, statSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, openSync, statSync, unlinkSync, writeFileSync, writeSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { NotInitializedError, StorageError } from 'outbox-core'
 import { sleep, until } from 'outbox-core/testing'
@@ -27,6 +27,14 @@ describe('initialize', () => {
     db.exec('DROP INDEX outbox_events_dead')
     await outboxOn(db).initialize()
     expect(await outboxOn(db).stats()).toMatchObject({ due: 0 })
+  })
+
+  test('refuses an SQLite that is too old, and creates nothing', async () => {
+    const db = connect(newFile())
+    const prepare = db.prepare.bind(db)
+    db.prepare = ((sql: string) => prepare(sql.replace('sqlite_version()', "'3.41.2'"))) as typeof db.prepare
+    await expect(outboxOn(db).initialize()).rejects.toThrow(/SQLite is 3\.41\.2, 3\.42 or newer/)
+    expect(db.prepare('SELECT name FROM sqlite_schema').all()).toEqual([])
   })
 
   test('runs each migration once when several processes start together', async () => {
@@ -104,6 +112,15 @@ describe('a broken file', () => {
     const failed = storage.write([appending(event('a'))])
     await expect(failed).rejects.toMatchObject({ code: 'OUTBOX_STORAGE', transient: false })
     await expect(failed).rejects.toThrow(/SQLITE_READONLY.*must be able to write/)
+  })
+
+  test('that was deleted while it was open is an error that says so', async () => {
+    const { db, path, storage } = await open()
+    db.pragma('journal_mode = DELETE')
+    unlinkSync(path)
+    const failed = storage.write([appending(event('a'))])
+    await expect(failed).rejects.toMatchObject({ code: 'OUTBOX_STORAGE', transient: false })
+    await expect(failed).rejects.toThrow(/DBMOVED.*open the database again/)
   })
 
   test('whose tables were dropped says what to call', async () => {

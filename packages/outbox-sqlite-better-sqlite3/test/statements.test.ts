@@ -89,25 +89,3 @@ describe('statements', () => {
     expect(writes.length).toBeLessThanOrEqual(10)
   })
 })
-
-describe('query plans', () => {
-  test('everything that runs often goes by an index', async () => {
-    const { db } = await recorded()
-    const plan = (sql: string): string =>
-      (db.prepare(`EXPLAIN QUERY PLAN ${sql}`).all() as { detail: string }[])
-        .map(({ detail }) => detail)
-        .join('; ')
-    const due =
-      'SELECT * FROM outbox_events WHERE state < 2 AND visible_at <= 1 ORDER BY visible_at, seq LIMIT 100'
-    expect(plan(due)).toBe('SEARCH outbox_events USING INDEX outbox_events_open (visible_at<?)')
-    const done =
-      'SELECT seq FROM outbox_events WHERE state = 2 AND visible_at <= 1 ORDER BY visible_at LIMIT 9'
-    expect(plan(done)).toContain('INDEX outbox_events_done')
-    const dead =
-      'SELECT * FROM outbox_events WHERE state = 3 AND (died_at, seq) > (1, 1) ORDER BY died_at, seq LIMIT 9'
-    expect(plan(dead)).toContain('INDEX outbox_events_dead')
-    expect(plan('SELECT id FROM saga_store WHERE expires_at <= 1 ORDER BY expires_at LIMIT 9')).toContain(
-      'INDEX saga_store_expires',
-    )
-  })
-})

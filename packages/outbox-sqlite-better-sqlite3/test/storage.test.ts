@@ -1,6 +1,6 @@
 import { sleep, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
-import { appending, connect, event, newFile, open, outboxOn } from './opened.ts'
+import { appending, connect, event, newFile, open, outboxOn, stored } from './opened.ts'
 
 describe('write', () => {
   test('a duplicate settles nothing', async () => {
@@ -17,6 +17,32 @@ describe('write', () => {
       { id: 'work', state: 1 },
     ])
     expect(await storage.write([{ settle, ...appending(event('next')) }])).toEqual([{ status: 'applied' }])
+  })
+
+  test('an event whose first one another process deletes meanwhile is appended all the same', async () => {
+    const path = newFile()
+    const db = connect(path)
+    const elsewhere = connect(path)
+    const prepare = db.prepare.bind(db)
+    let overtaking = false
+    db.prepare = ((sql: string) => {
+      const statement = prepare(sql)
+      const run = statement.run.bind(statement)
+      statement.run = (...parameters: unknown[]) => {
+        const result = run(...parameters)
+        if (overtaking && result.changes === 0) elsewhere.exec('DELETE FROM outbox_events')
+        return result
+      }
+      return statement
+    }) as typeof db.prepare
+    const outbox = outboxOn(db)
+    await outbox.initialize()
+    const { storage } = outbox
+    const again = appending(event('mine', { fingerprint: 'same' }))
+    await storage.write([again])
+    overtaking = true
+    expect(await storage.write([again])).toEqual([{ status: 'applied' }])
+    expect(stored(elsewhere)).toEqual(['mine'])
   })
 
   test('takes back a hundred events of 200 KB as they were, stored one by one in one transaction', async () => {
@@ -98,6 +124,20 @@ describe('listen', () => {
     const before = wakes
     elsewhere.exec('INSERT INTO by_others VALUES (2)')
     await sleep(30)
+    expect(wakes).toBe(before)
+  })
+
+  test('ends with the outbox', async () => {
+    const { path, outbox, storage } = await open()
+    const elsewhere = connect(path)
+    let wakes = 0
+    await storage.listen?.(() => wakes++)
+    elsewhere.exec('CREATE TABLE by_others (n INTEGER)')
+    await until(() => wakes > 0)
+    await outbox.close()
+    const before = wakes
+    elsewhere.exec('INSERT INTO by_others VALUES (1)')
+    await sleep(50)
     expect(wakes).toBe(before)
   })
 

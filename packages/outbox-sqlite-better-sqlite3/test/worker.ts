@@ -5,7 +5,6 @@ import { SqliteBetterSqlite3Outbox } from '../src/index.ts'
 
 const [, , role, path = '', ...rest] = process.argv
 const db = new Database(path)
-db.pragma('journal_mode = WAL')
 const outbox = new SqliteBetterSqlite3Outbox(db)
 const bus = new OutboxEventBus<{ made: { n: string } }>(outbox)
 

@@ -39,6 +39,7 @@ const LIMIT_BYTES = 64 * 1024 * 1024
 /** The reference: every promise of the seam in plain maps. Nothing outlives the process. */
 export class InMemoryStorage implements Storage<InMemoryTransaction> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
+  readonly writesTogether = true
   readonly events: Map<string, StoredEvent> = new Map()
   readonly payloads: Map<string, { data: Uint8Array; expiresAt: number }> = new Map()
   readonly transactions: MemoryTransactions

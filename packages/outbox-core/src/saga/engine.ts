@@ -1,8 +1,8 @@
-import { v7 as uuid } from 'uuid'
 import type { OutboxEventBus } from '../bus.ts'
 import type { Delivery } from '../delivery.ts'
 import { ConfigurationError, DuplicateRegistrationError } from '../errors.ts'
 import { EventDraft, type EventOptions, SLIP_HEADER } from '../event.ts'
+import { newId } from '../ids.ts'
 import { errorFields } from '../logger.ts'
 import { durationMs } from '../options.ts'
 import { type RetryOptions, retryPolicy } from '../retry.ts'
@@ -84,7 +84,7 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
    */
   emit(slip: RoutingSlip, options: StartOptions<Tx> = {}): Promise<string> {
     const { transaction, ...eventOptions } = options
-    const id = slip.id ?? uuid()
+    const id = slip.id ?? newId()
     return this.#bus.outbox.participate(transaction, async (context) => {
       await this.#bus.store([this.#start(slip, id, eventOptions)], context)
       return id

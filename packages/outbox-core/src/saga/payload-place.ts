@@ -1,9 +1,9 @@
 import { v4 as uuid } from 'uuid'
+import type { Clock } from '../clock.ts'
 import type { Delivery } from '../delivery.ts'
-import { toError } from '../errors.ts'
 import type { EventDraft } from '../event.ts'
-import { errorFields } from '../logger.ts'
 import type { Outbox } from '../outbox.ts'
+import { PayloadLog } from '../payload-log.ts'
 import { PayloadCodec } from './payload-frame.ts'
 import { OutboxSagaStore, type SagaStoreAdapter } from './saga-store.ts'
 
@@ -31,7 +31,7 @@ class SameDatabase implements PayloadPlace {
 
   async put(draft: EventDraft, payload: Uint8Array, ttlMs: number): Promise<void> {
     const id = uuid()
-    const record = await this.#store.record(id, payload, { inMs: ttlMs })
+    const record = await this.#store.record(id, payload, { inMs: ttlMs }, draft.routingSlipId)
     draft.claim(id, this.#store.outbox.clock.now() + ttlMs, record)
   }
 
@@ -40,8 +40,8 @@ class SameDatabase implements PayloadPlace {
     const frame = await this.#store.frame(claimId, routingSlipId === undefined ? {} : { routingSlipId })
     if (!frame) return undefined
     delivery.remove.push(claimId)
-    delivery.keepAlive.push({ id: claimId, data: frame, expires: { inMs: ttlMs } })
-    return this.#store.unframe(claimId, frame)
+    delivery.stored = { id: claimId, data: frame, ttlMs }
+    return this.#store.unframe(claimId, frame, routingSlipId)
   }
 }
 
@@ -49,34 +49,34 @@ const ELSEWHERE_MAX_BYTES = 64 * 1024 * 1024
 
 class Elsewhere implements PayloadPlace {
   readonly #store: SagaStoreAdapter
-  readonly #outbox: Outbox
+  readonly #clock: Clock
+  readonly #log: PayloadLog
   readonly #codec = new PayloadCodec({ maxBytes: ELSEWHERE_MAX_BYTES })
 
-  constructor(store: SagaStoreAdapter, outbox: Outbox) {
+  constructor(store: SagaStoreAdapter, { clock, logger }: Outbox) {
     this.#store = store
-    this.#outbox = outbox
+    this.#clock = clock
+    this.#log = new PayloadLog(logger)
   }
 
   async put(draft: EventDraft, payload: Uint8Array, ttlMs: number): Promise<void> {
     const id = uuid()
-    const expiresAt = this.#outbox.clock.now() + ttlMs
-    await this.#store.put(id, await this.#codec.encode(payload, id), new Date(expiresAt))
+    const expiresAt = this.#clock.now() + ttlMs
+    const subject = { routingSlipId: draft.routingSlipId, claimId: id, bytes: payload.byteLength }
+    await this.#log.apart('put', subject, async () => {
+      await this.#store.put(id, await this.#codec.encode(payload, id), new Date(expiresAt))
+    })
     draft.claim(id, expiresAt)
   }
 
   async take(delivery: Delivery, claimId: string): Promise<Uint8Array | undefined> {
-    const frame = await this.#store.get(claimId)
+    const subject = { routingSlipId: delivery.routingSlipId, claimId }
+    const frame = await this.#log.read(subject, () => this.#store.get(claimId))
     if (!frame) return undefined
-    delivery.afterSettled.push(() => this.#delete(delivery, claimId))
-    return this.#codec.decode(frame, claimId)
-  }
-
-  async #delete(delivery: Delivery, claimId: string): Promise<void> {
-    try {
-      await this.#store.delete(claimId)
-    } catch (error) {
-      const fields = { ...delivery.logFields, claimId, error: errorFields(toError(error)) }
-      this.#outbox.logger.warn(fields, 'payload delete failed; it stays until it expires')
-    }
+    // Should it fail, that is logged, and the payload's time to live removes it.
+    delivery.afterSettled.push(() =>
+      this.#log.apart('delete', subject, () => this.#store.delete(claimId)).catch(() => {}),
+    )
+    return this.#log.failing('get', subject, () => this.#codec.decode(frame, claimId))
   }
 }

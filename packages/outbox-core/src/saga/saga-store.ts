@@ -6,6 +6,7 @@ import {
 } from '../errors.ts'
 import { type Duration, durationMs, wholeNumber } from '../options.ts'
 import type { Outbox } from '../outbox.ts'
+import { PayloadLog } from '../payload-log.ts'
 import type { PayloadRecord, When } from '../storage.ts'
 import { type EncryptionOptions, PayloadCodec, type PayloadCodecOptions } from './payload-frame.ts'
 
@@ -59,9 +60,11 @@ export class OutboxSagaStore implements SagaStoreAdapter {
   /** How long a payload lives after it was put, in milliseconds. */
   readonly ttlMs: number
   readonly #codec: PayloadCodec
+  readonly #log: PayloadLog
 
   constructor(outbox: Outbox, ttl: Duration, options: SagaStoreOptions = {}) {
     this.outbox = outbox
+    this.#log = new PayloadLog(outbox.logger)
     this.ttlMs = durationMs('ttl', ttl)
     const maxBytes = wholeNumber(
       'maxPayloadBytes',
@@ -103,11 +106,9 @@ export class OutboxSagaStore implements SagaStoreAdapter {
   put(id: string, data: Uint8Array, expiresAt?: Date, call: SagaStoreCall = {}): Promise<void> {
     return this.outbox.participate(call.transaction, async (context) => {
       assertClaimId(id)
-      const record = await this.record(id, data, this.#expiry(expiresAt))
-      await this.outbox.write(
-        [{ append: [], put: [record], remove: [], routingSlipId: call.routingSlipId }],
-        context,
-      )
+      const { routingSlipId } = call
+      const record = await this.record(id, data, this.#expiry(expiresAt), routingSlipId)
+      await this.outbox.write([{ append: [], put: [record], remove: [], routingSlipId }], context)
     })
   }
 
@@ -119,7 +120,7 @@ export class OutboxSagaStore implements SagaStoreAdapter {
    */
   async get(id: string, call: SagaStoreCall = {}): Promise<Uint8Array | undefined> {
     const frame = await this.frame(id, call)
-    return frame && (await this.unframe(id, frame))
+    return frame && (await this.unframe(id, frame, call.routingSlipId))
   }
 
   /** Removes a payload; removing what isn't there is fine. @throws InvalidClaimIdError */
@@ -147,13 +148,15 @@ export class OutboxSagaStore implements SagaStoreAdapter {
   }
 
   /** A framed payload, ready for a write. Not needed by users. */
-  async record(id: string, data: Uint8Array, expires: When): Promise<PayloadRecord> {
-    const frame = await this.#codec.encode(data, id)
-    const { payloadBytes, payloadAdvice = 'this is the limit of the database: keep less in it' } =
-      this.outbox.storage.limits
-    if (frame.byteLength > payloadBytes)
-      throw new PayloadTooLargeError(payloadBytes, frame.byteLength, payloadAdvice)
-    return { id, data: frame, expires }
+  record(id: string, data: Uint8Array, expires: When, routingSlipId?: string): Promise<PayloadRecord> {
+    return this.#log.failing('put', { routingSlipId, claimId: id, bytes: data.byteLength }, async () => {
+      const frame = await this.#codec.encode(data, id)
+      const { payloadBytes, payloadAdvice = 'this is the limit of the database: keep less in it' } =
+        this.outbox.storage.limits
+      if (frame.byteLength > payloadBytes)
+        throw new PayloadTooLargeError(payloadBytes, frame.byteLength, payloadAdvice)
+      return { id, data: frame, expires }
+    })
   }
 
   /** A payload's bytes as stored. Not needed by users. */
@@ -165,8 +168,9 @@ export class OutboxSagaStore implements SagaStoreAdapter {
   }
 
   /** The payload in stored bytes. Not needed by users. */
-  async unframe(id: string, frame: Uint8Array): Promise<Uint8Array> {
-    return this.#codec.decode(frame, id)
+  unframe(id: string, frame: Uint8Array, routingSlipId?: string): Promise<Uint8Array> {
+    const subject = { routingSlipId, claimId: id, bytes: frame.byteLength }
+    return this.#log.failing('get', subject, () => this.#codec.decode(frame, id))
   }
 
   #expiry(expiresAt: Date | undefined): When {

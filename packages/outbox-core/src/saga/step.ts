@@ -10,7 +10,7 @@ import {
 } from '../errors.ts'
 import { errorFields } from '../logger.ts'
 import { serialize } from '../serialize.ts'
-import type { ActivityResult, CompensateContext, ExecuteContext, Fault } from './activity.ts'
+import type { ActivityResult, Fault } from './activity.ts'
 import { type Attempt, DeadlineError, type KnownActivity, run } from './attempt.ts'
 import type { LifecycleEvent } from './lifecycle.ts'
 import { Itinerary } from './routing-slip.ts'
@@ -56,12 +56,9 @@ async function execute(state: SlipState, delivery: Delivery, parts: StepParts): 
   }
   let result: ActivityResult
   try {
-    const executed = await run(attempt, (context) => {
-      const full: ExecuteContext = Object.create(context, {
-        rest: { value: new Itinerary(rest), enumerable: true },
-      })
-      return known.activity.execute(current.args, full)
-    })
+    const executed = await run(attempt, (context) =>
+      known.activity.execute(current.args, Object.assign(context, { rest: new Itinerary(rest) })),
+    )
     result = executed ?? {}
   } catch (thrown) {
     const error = toError(thrown)
@@ -87,10 +84,7 @@ async function compensate(state: SlipState, delivery: Delivery, parts: StepParts
   const idempotencyKey = `${parts.engine}/${state.id}/${entry.step}/compensate`
   const attempt: Attempt = { state, delivery, known, clock: parts.clock, step: entry.step, idempotencyKey }
   try {
-    await run(attempt, (context) => {
-      const full: CompensateContext = Object.create(context, { fault: { value: fault, enumerable: true } })
-      return activity.compensate?.(entry.log, full)
-    })
+    await run(attempt, (context) => activity.compensate?.(entry.log, Object.assign(context, { fault })))
   } catch (thrown) {
     const error = toError(thrown)
     if (!isLast(attempt, error)) throw retryLater(attempt, error)

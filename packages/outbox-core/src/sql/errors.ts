@@ -10,8 +10,15 @@ import {
 
 // Codes are SQLSTATEs (https://www.postgresql.org/docs/current/errcodes-appendix.html), Node's, postgres.js's, Prisma's,
 // and the kinds that Prisma's driver adapters tell where there is no code.
-const MISSING = /^(42P01|42703|3F000)$/
+const MISSING: Readonly<Record<string, string>> = {
+  '42P01': 'call outbox.initialize() once at start, or run the migration that postgresMigrations() returns',
+  '42703':
+    'bring the outbox’s tables up to date with outbox.initialize() or postgresMigrations(); where the table belongs to somebody else, set the option "tables"',
+  '3F000': 'create the schema first, or set the option "schema"',
+}
 const SERIALIZATION = /^(40001|40P01|P2034)$/
+// Data, constraints, the server's own limits: what was refused now is refused for ever.
+const REFUSED = /^(22...|23...|54...)$/
 // Connections, resources, operator intervention, locks, timeouts.
 const TRANSIENT = /^(08...|53...|57P..|40...|55P03|57014|25P03)$/
 const UNREACHABLE =
@@ -20,7 +27,7 @@ const DISCONNECTED =
   /^(08...|57P0.|ECONN\w+|EPIPE|ETIMEDOUT|CONNECTION_(CLOSED|DESTROYED|ENDED)|P1008|P1017|ConnectionClosed|SocketTimeout)$/
 const UNREACHABLE_TEXT =
   /when trying to connect|due to connection timeout|not queryable|connection error and is not/i
-const DISCONNECTED_TEXT = /connection (terminated|ended|closed)|server closed/i
+const DISCONNECTED_TEXT = /connection (terminated|ended|closed)|server closed|query read timeout/i
 // A client that its user has closed does not come back.
 const CLOSED_TEXT = /after calling end on the pool|client was closed|PGlite is closed/i
 const ENDED_TEXT = /transaction (is|already) closed|on a (committed|rolled back) transaction/i
@@ -30,11 +37,9 @@ export function postgresError(thrown: unknown): OutboxError {
   if (thrown instanceof OutboxError) return thrown
   const failure = read(thrown)
   const { cause } = failure
-  if (failure.is(MISSING)) {
-    return new NotInitializedError(
-      `Postgres says "${cause.message}"; call outbox.initialize() once at start, or run the migration that postgresMigrations() returns`,
-      { cause },
-    )
+  for (const code of failure.codes) {
+    const advice = MISSING[code]
+    if (advice) return new NotInitializedError(`Postgres says "${cause.message}"; ${advice}`, { cause })
   }
   if (failure.says(ENDED_TEXT)) return new TransactionClosedError()
   if (failure.is(/^P2028$/)) {
@@ -51,6 +56,7 @@ export function postgresError(thrown: unknown): OutboxError {
   return new StorageError(`Postgres failed (${code}: ${cause.message}); nothing was written`, {
     cause,
     transient,
+    permanent: failure.is(REFUSED),
   })
 }
 
@@ -107,25 +113,31 @@ function read(thrown: unknown): Failure {
 /** What Prisma's errors carry beside their code. */
 interface Described {
   readonly code?: unknown
-  readonly meta?: {
-    readonly driverAdapterError?: {
-      readonly cause?: {
-        readonly originalCode?: unknown
-        readonly originalMessage?: unknown
-        readonly kind?: unknown
-      }
-    }
-  }
+  readonly meta?: { readonly driverAdapterError?: { readonly cause?: AdapterCause } }
+  readonly cause?: unknown
+}
+
+interface AdapterCause {
+  readonly originalCode?: unknown
+  readonly originalMessage?: unknown
+  readonly kind?: unknown
 }
 
 function codesOf(error: Error): string[] {
-  const { code, meta } = error as Described
-  const cause = meta?.driverAdapterError?.cause
+  const { code } = error as Described
+  const cause = adapterCause(error)
   return [cause?.originalCode, cause?.kind, code].filter((found) => typeof found === 'string')
 }
 
+/** At a COMMIT the driver adapter's own error comes through as it is, whose cause is no Error. */
+function adapterCause(error: Error): AdapterCause | undefined {
+  const { meta, cause } = error as Described
+  if (meta?.driverAdapterError) return meta.driverAdapterError.cause
+  return typeof cause === 'object' && cause !== null && !(cause instanceof Error) ? cause : undefined
+}
+
 function freed(error: Error, codes: readonly string[]): Error {
-  const original = (error as Described).meta?.driverAdapterError?.cause?.originalMessage
+  const original = adapterCause(error)?.originalMessage
   const said = typeof original === 'string' ? original : lastLine(error.message)
   // Drizzle's own message quotes the parameters, and complaints about data may quote the data.
   const quotes = 'params' in error || codes.some((code) => /^2[23]...$/.test(code))

@@ -11,7 +11,10 @@ export interface PostgresExecutor<Tx, TxOptions> {
   assertTransaction(tx: Tx): void
 }
 
-/** A connection of the user's own that listens: a connected node-postgres `Client`, a postgres.js `Sql`, or PGlite. */
+/**
+ * A connection of the user's own that listens: a connected node-postgres `Client`, PGlite, or a postgres.js `Sql`, which
+ * opens one more connection for that by itself.
+ */
 export type PostgresListener =
   | {
       query(text: string): Promise<unknown>

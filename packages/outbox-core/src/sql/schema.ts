@@ -1,4 +1,6 @@
-import { identifier } from '../options.ts'
+import { createHash } from 'node:crypto'
+import { UnsupportedBackendError } from '../errors.ts'
+import { identifier, identifiers } from '../options.ts'
 import type { PostgresExecutor } from './executor.ts'
 
 export interface PostgresTableOptions {
@@ -21,25 +23,28 @@ export interface PostgresTables {
   readonly migrations: string
   /** Without the schema: for indexes, and for whoever quotes by himself. */
   readonly names: { readonly events: string; readonly payloads: string; readonly migrations: string }
-  /** Channel for NOTIFY. */
+  /** Channel for NOTIFY: short enough, and the same whether a client quotes it or not. */
   readonly channel: string
+}
+
+function digest(text: string): string {
+  return createHash('sha256').update(text).digest('hex').slice(0, 32)
 }
 
 /** @throws ConfigurationError naming the option and its value */
 export function postgresTables({ schema, tables = {} }: PostgresTableOptions = {}): PostgresTables {
-  const names = {
-    events: identifier('tables.events', tables.events ?? 'outbox_events'),
-    payloads: identifier('tables.payloads', tables.payloads ?? 'saga_store'),
-    migrations: identifier('tables.migrations', tables.migrations ?? 'outbox_migrations'),
-  }
+  const names = identifiers('tables', {
+    events: tables.events ?? 'outbox_events',
+    payloads: tables.payloads ?? 'saga_store',
+    migrations: tables.migrations ?? 'outbox_migrations',
+  })
   const prefix = schema === undefined ? '' : `"${identifier('schema', schema)}".`
   return {
     events: `${prefix}"${names.events}"`,
     payloads: `${prefix}"${names.payloads}"`,
     migrations: `${prefix}"${names.migrations}"`,
     names,
-    // Channel names are cut at 63 bytes. Two that coincide cost an idle look at the table.
-    channel: `${(schema ?? '').slice(0, 14)}.${names.events}`,
+    channel: `outbox_${digest(`${schema ?? ''}.${names.events}`)}`,
   }
 }
 
@@ -111,10 +116,11 @@ export async function migratePostgres<Tx, TxOptions>(
     const [row] = await executor.query(text, [tables], tx)
     return (row as { done: number }).done
   }
-  const [found] = await executor.query('SELECT to_regclass($1::text) IS NOT NULL AS there', [migrations])
-  if ((found as { there: boolean }).there && (await applied()) >= wanted.length) return
+  if ((await migrationsExist(executor, migrations)) && (await applied()) >= wanted.length) return
   await executor.transaction(async (tx) => {
     const run = (text: string, ...parameters: (string | number)[]) => executor.query(text, parameters, tx)
+    // What others did while this one waited for the lock has to be seen, whatever isolation is the default.
+    await run('SET TRANSACTION ISOLATION LEVEL READ COMMITTED')
     await run('SELECT 1 AS locked FROM pg_advisory_xact_lock(hashtext($1::text))', migrations)
     await run(notes(migrations))
     const done = await applied(tx)
@@ -124,4 +130,18 @@ export async function migratePostgres<Tx, TxOptions>(
       await run(`INSERT INTO ${migrations} (tables, version) VALUES ($1::text, $2::int)`, tables, index + 1)
     }
   })
+}
+
+async function migrationsExist<Tx, TxOptions>(
+  executor: PostgresExecutor<Tx, TxOptions>,
+  table: string,
+): Promise<boolean> {
+  const text =
+    "SELECT to_regclass($1::text) IS NOT NULL AS there, current_setting('server_encoding') AS encoding"
+  const [found] = await executor.query(text, [table])
+  const { there, encoding } = found as { there: boolean; encoding: string }
+  if (encoding === 'UTF8') return there
+  throw new UnsupportedBackendError(
+    `the database has the encoding ${encoding}, which can't hold every text; use one created with ENCODING 'UTF8'`,
+  )
 }

@@ -13,31 +13,42 @@ export interface Statement {
 const EVENT_COLUMNS = 'id, type, body, headers, attempt, uncounted'
 const CREATED_AT = "date_part('epoch', created_at) * 1000 AS created_at"
 
+/** Rows at the places that a part has locked. An array, because a join might read the whole table instead. */
+const isAt = (part: string): string => `ctid = ANY (ARRAY(SELECT place FROM ${part}))`
+
 /** Takes due events: the oldest ones that nobody else is taking just now. */
 export function leaseStatement({ events }: PostgresTables, limit: number, leaseMs: number): Statement {
   return {
     text: `WITH due AS MATERIALIZED (
-        SELECT ctid AS place, visible_at AS due_at FROM ${events} WHERE state < 2 AND visible_at <= now()
+        SELECT ctid AS place, seq, visible_at AS due_at FROM ${events} WHERE state < 2 AND visible_at <= now()
         ORDER BY visible_at, seq LIMIT $1::int FOR UPDATE SKIP LOCKED
       ), leased AS (
-        UPDATE ${events} AS e SET state = ${STATE.leased}, attempt = attempt + 1,
+        UPDATE ${events} SET state = ${STATE.leased}, attempt = attempt + 1,
           visible_at = now() + $2::float8 * interval '1 millisecond'
-        FROM due WHERE e.ctid = place RETURNING ${EVENT_COLUMNS}, ${CREATED_AT}, due_at, seq
-      ) SELECT ${EVENT_COLUMNS}, created_at FROM leased ORDER BY due_at, seq`,
+        WHERE ${isAt('due')} RETURNING ${EVENT_COLUMNS}, ${CREATED_AT}, seq
+      ) SELECT ${EVENT_COLUMNS}, created_at FROM leased JOIN due USING (seq) ORDER BY due_at, seq`,
     parameters: [limit, leaseMs],
   }
 }
 
+/**
+ * Returns the ids whose lease is gone. An event that somebody is just settling is left to him: waiting for it, while he
+ * waits for another one that this statement has locked, would be a deadlock.
+ */
 export function extendStatement(
   { events }: PostgresTables,
   leases: readonly Lease[],
   leaseMs: number,
 ): Statement {
+  const isHeld = `e.id = l.id AND e.attempt = l.attempt AND e.state = ${STATE.leased}`
   return {
-    text: `UPDATE ${events} AS e SET visible_at = now() + $1::float8 * interval '1 millisecond'
-      FROM json_to_recordset($2::json) AS held (id text, attempt int)
-      WHERE e.id = held.id AND e.attempt = held.attempt AND state = ${STATE.leased} RETURNING e.id`,
-    parameters: [leaseMs, JSON.stringify(leases)],
+    text: `WITH leases AS MATERIALIZED (SELECT * FROM json_to_recordset($1::json) AS l (id text, attempt int)),
+      held AS MATERIALIZED (
+        SELECT e.ctid AS place FROM ${events} AS e JOIN leases AS l ON ${isHeld} FOR UPDATE OF e SKIP LOCKED
+      ), extended AS (
+        UPDATE ${events} SET visible_at = now() + $2::float8 * interval '1 millisecond' WHERE ${isAt('held')}
+      ) SELECT id FROM leases AS l WHERE NOT EXISTS (SELECT FROM ${events} AS e WHERE ${isHeld})`,
+    parameters: [JSON.stringify(leases), leaseMs],
   }
 }
 
@@ -55,7 +66,7 @@ export function payloadStatement({ payloads }: PostgresTables, id: string): Stat
   }
 }
 
-/** Deletes a bounded batch of each kind, by index: an array keeps the planner from joining the whole table. */
+/** Deletes a bounded batch of each kind, by index. */
 export function purgeStatement({ events, payloads }: PostgresTables, limit: number): Statement {
   const purged = (table: string, condition: string, since: string, most: string): string =>
     `DELETE FROM ${table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM ${table} WHERE ${condition} AND ${since} <= now()
@@ -106,4 +117,9 @@ export function statsStatement({ events }: PostgresTables): Statement {
           WHERE state < 2 AND visible_at <= now()) AS oldest`,
     parameters: [],
   }
+}
+
+/** Tells the listeners of other processes. */
+export function announceStatement({ channel }: PostgresTables): Statement {
+  return { text: "SELECT 1 AS sent FROM pg_notify($1::text, '')", parameters: [channel] }
 }

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { TransactionClosedError } from '../errors.ts'
 import type {
   DeadPage,
@@ -13,11 +12,12 @@ import type {
   StorageLimits,
   StorageStats,
 } from '../storage.ts'
-import { isSerializationFailure, postgresError, postgresWriteError } from './errors.ts'
+import { postgresError, postgresWriteError } from './errors.ts'
 import type { PostgresExecutor, PostgresListener } from './executor.ts'
 import { listenOn } from './listen.ts'
 import { migratePostgres, type PostgresTableOptions, type PostgresTables, postgresTables } from './schema.ts'
 import {
+  announceStatement,
   deadStatement,
   extendStatement,
   fingerprintStatement,
@@ -27,8 +27,8 @@ import {
   type Statement,
   statsStatement,
 } from './statements.ts'
-import { TransactionAttempt } from './transaction.ts'
-import { appendStatement, writeStatement } from './write.ts'
+import { TransactionAttempt, untilUndisturbed } from './transaction.ts'
+import { writeStatement } from './write.ts'
 
 export interface PostgresStorageOptions extends PostgresTableOptions {
   /**
@@ -36,6 +36,11 @@ export interface PostgresStorageOptions extends PostgresTableOptions {
    * the next poll. It stays yours: to reconnect and to close.
    */
   readonly listener?: PostgresListener
+  /**
+   * Tells the listeners of other processes after a commit, at most every few milliseconds: one NOTIFY.
+   * @default whether there is a `listener`
+   */
+  readonly notify?: boolean
 }
 
 interface Written {
@@ -53,12 +58,8 @@ interface Row {
   readonly created_at: number
 }
 
-// A value's hard limit is 1 GB; the copies that drivers make in memory are the sooner end.
-const LIMIT_BYTES = 256 * 1024 * 1024
-
-// How often a transaction is run again that lost against another one.
-const MOST_RUNS = 5
-const LONGEST_PAUSE_MS = 10
+// A value may have 1 GB, but drivers read bytea as hex text, several copies of it, and V8's strings end at 512 MiB.
+const LIMIT_BYTES = 64 * 1024 * 1024
 
 const APPLIED: OutcomeResult = { status: 'applied' }
 const LOST: OutcomeResult = { status: 'lost' }
@@ -66,20 +67,23 @@ const LOST: OutcomeResult = { status: 'lost' }
 /** Postgres, through whichever client the executor speaks to. */
 export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
+  readonly writesTogether = true
   readonly #executor: PostgresExecutor<Tx, TxOptions>
   readonly #options: PostgresStorageOptions
   readonly #tables: PostgresTables
   readonly #failures = new WeakMap<object, Error>()
   readonly #ended = new WeakSet<object>()
   readonly listen?: (wake: () => void) => Promise<() => Promise<void>>
+  readonly announce?: () => Promise<void>
 
   /** @throws ConfigurationError naming the option and its value */
   constructor(executor: PostgresExecutor<Tx, TxOptions>, options: PostgresStorageOptions = {}) {
     this.#executor = executor
     this.#options = options
     this.#tables = postgresTables(options)
-    const { listener } = options
+    const { listener, notify = listener !== undefined } = options
     if (listener) this.listen = (wake) => listenOn(listener, this.#tables.channel, wake).catch(rethrow)
+    if (notify) this.announce = async () => void (await this.#run(announceStatement(this.#tables)))
   }
 
   async initialize(): Promise<void> {
@@ -87,19 +91,14 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   }
 
   async transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R> {
-    for (let run = 1; ; run++) {
+    return untilUndisturbed(() => {
       const attempt = new TransactionAttempt(async (tx: Tx) => {
         const result = await work(tx)
         await this.#assertUsable(tx)
         return result
       }, this.#ended)
-      try {
-        return await attempt.through((callback) => this.#executor.transaction(callback, options))
-      } catch (error) {
-        if (run === MOST_RUNS || !isSerializationFailure(error)) throw error
-        await sleep(Math.random() * LONGEST_PAUSE_MS * run)
-      }
-    }
+      return attempt.through((callback) => this.#executor.transaction(callback, options))
+    })
   }
 
   async enlist<R>(tx: Tx, work: (tx: Tx) => Promise<R>): Promise<R> {
@@ -107,14 +106,15 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     return work(tx)
   }
 
-  async write(outcomes: readonly Outcome[], tx?: Tx): Promise<readonly OutcomeResult[]> {
+  async write(
+    outcomes: readonly Outcome[],
+    tx?: Tx,
+    { announce = false }: { readonly announce?: boolean } = {},
+  ): Promise<readonly OutcomeResult[]> {
     if (tx) this.#executor.assertTransaction(tx)
-    const [first] = outcomes
-    if (!first) return []
-    const [event] = first.append
-    const only = outcomes.length === 1 && event && isPlainAppend(first)
+    if (outcomes.length === 0) return []
     const rows = await this.#run<Written>(
-      only ? appendStatement(this.#tables, event) : writeStatement(this.#tables, outcomes),
+      writeStatement(this.#tables, outcomes, announce),
       tx,
       tx ? postgresError : postgresWriteError,
     )
@@ -132,8 +132,7 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
     const held = leases.map(({ id, attempt }) => ({ id, attempt }))
     const rows = await this.#run<{ id: string }>(extendStatement(this.#tables, held, leaseMs))
-    const kept = new Set(rows.map(({ id }) => id))
-    return leases.filter(({ id }) => !kept.has(id)).map(({ id }) => id)
+    return rows.map(({ id }) => id)
   }
 
   async getPayload(id: string, tx?: Tx): Promise<Uint8Array | undefined> {
@@ -163,13 +162,6 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     const [row] = await this.#run<StorageStats & { oldest: number | null }>(statsStatement(this.#tables))
     if (!row) throw new Error('a query without FROM has one row')
     return { due: row.due, leased: row.leased, dead: row.dead, oldestDueMs: row.oldest }
-  }
-
-  async announce(): Promise<void> {
-    await this.#run({
-      text: "SELECT 1 AS sent FROM pg_notify($1::text, '')",
-      parameters: [this.#tables.channel],
-    })
   }
 
   async close(): Promise<void> {}
@@ -223,23 +215,24 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     tx?: Tx,
     map: (error: unknown) => Error = postgresError,
   ): Promise<readonly Result[]> {
-    if (tx && this.#ended.has(tx as object)) throw new TransactionClosedError()
-    try {
-      return (await this.#executor.query(text, parameters, tx)) as readonly Result[]
-    } catch (error) {
-      const failure = map(error)
-      if (tx) this.#failures.set(tx as object, failure)
-      throw failure
+    const query = async (): Promise<readonly Result[]> => {
+      try {
+        return (await this.#executor.query(text, parameters, tx)) as readonly Result[]
+      } catch (error) {
+        throw map(error)
+      }
     }
+    if (!tx) return untilUndisturbed(query)
+    if (this.#ended.has(tx as object)) throw new TransactionClosedError()
+    return query().catch((failure: Error) => {
+      this.#failures.set(tx as object, failure)
+      throw failure
+    })
   }
 }
 
 function rethrow(error: unknown): never {
   throw postgresError(error)
-}
-
-function isPlainAppend({ settle, append, put, remove }: Outcome): boolean {
-  return !settle && append.length === 1 && put.length === 0 && remove.length === 0
 }
 
 function isFingerprinted({ fingerprint }: NewEvent): boolean {

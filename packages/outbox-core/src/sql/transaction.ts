@@ -1,4 +1,21 @@
-import { postgresCommitError, postgresError } from './errors.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { TransactionClosedError } from '../errors.ts'
+import { isSerializationFailure, postgresCommitError, postgresError } from './errors.ts'
+
+const MOST_RUNS = 5
+const LONGEST_PAUSE_MS = 10
+
+/** Runs a transaction again, a single statement too, that lost against another one and so has had no effect. */
+export async function untilUndisturbed<R>(run: () => Promise<R>): Promise<R> {
+  for (let count = 1; ; count++) {
+    try {
+      return await run()
+    } catch (error) {
+      if (count === MOST_RUNS || !isSerializationFailure(error)) throw error
+      await sleep(Math.random() * LONGEST_PAUSE_MS * count)
+    }
+  }
+}
 
 type Callback<Tx, R> = (tx: Tx) => Promise<R>
 
@@ -23,10 +40,12 @@ export class TransactionAttempt<Tx, R> {
     try {
       return await transaction((tx) => this.#run(tx))
     } catch (error) {
+      // postgres.js gives up as soon as the connection is lost, while the callback still runs.
+      const givenUp = this.#phase === 'working' && !this.#failure
       this.#over = true
       this.#close()
-      // postgres.js gives up as soon as the connection is lost, while the callback still runs.
       await this.#working
+      if (givenUp && this.#failure?.thrown instanceof TransactionClosedError) throw postgresError(error)
       // A client whose rollback fails throws that instead of what the callback threw.
       if (this.#failure) throw this.#failure.thrown
       throw this.#phase === 'committing' ? postgresCommitError(error) : postgresError(error)

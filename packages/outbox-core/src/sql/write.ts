@@ -1,42 +1,42 @@
-import type { NewEvent, Outcome, Settlement, When } from '../storage.ts'
+import type { NewEvent, Outcome, Settlement } from '../storage.ts'
+import { appendAllStatement, appendStatement, due, moment } from './append.ts'
 import type { PostgresParameter } from './executor.ts'
 import type { PostgresTables } from './schema.ts'
 import { STATE, type Statement } from './statements.ts'
 
-// What is counted from now is counted from the moment of the statement: now() is when its transaction began.
-const moment = (at: string, delay: string): string =>
-  `coalesce(to_timestamp(${at} / 1000.0), clock_timestamp() + ${delay} * interval '1 millisecond')`
+/** Writes outcomes in one statement, hence all or none: the cheapest that can. */
+export function writeStatement(
+  tables: PostgresTables,
+  outcomes: readonly Outcome[],
+  announce: boolean,
+): Statement {
+  if (!outcomes.every(isAppend)) return batchStatement(tables, outcomes, announce)
+  const events = outcomes.flatMap(({ append }) => append)
+  const [event] = events
+  if (event && events.length === 1) return appendStatement(tables, event, announce)
+  const lean = events.every(({ fingerprint, due: when }) => fingerprint === null && due(when).delay === 0)
+  return lean ? appendAllStatement(tables, events, announce) : batchStatement(tables, outcomes, announce)
+}
 
-/** A single event, the most frequent write of all. Returns its id, or nothing when it was there already. */
-export function appendStatement({ events }: PostgresTables, event: NewEvent): Statement {
-  const { at, delay } = due(event.due)
-  return {
-    text: `INSERT INTO ${events} (id, type, body, headers, fingerprint, created_at, visible_at)
-      VALUES ($1::text, $2::text, $3::text, $4::text, $5::text, clock_timestamp(), ${moment('$6::float8', '$7::float8')})
-      ON CONFLICT (id) DO NOTHING RETURNING id AS appended`,
-    parameters: [
-      event.id,
-      event.type,
-      event.body,
-      JSON.stringify(event.headers),
-      event.fingerprint,
-      at ?? null,
-      delay ?? null,
-    ],
-  }
+function isAppend({ settle, put, remove }: Outcome): boolean {
+  return !settle && put.length + remove.length === 0
 }
 
 /**
- * A whole batch of outcomes in one statement, hence all or none of it; each outcome only if its lease is still held
- * and its fingerprinted event is new. Returns `settled` with an outcome's number, and `appended` with the id of a
- * fingerprinted event.
+ * A whole batch of whatever outcomes; each only if its lease is still held and its fingerprinted event is new. Returns
+ * `settled` with an outcome's number, and `appended` with the id of a fingerprinted event.
  */
-export function writeStatement(tables: PostgresTables, outcomes: readonly Outcome[]): Statement {
+function batchStatement(tables: PostgresTables, outcomes: readonly Outcome[], announce: boolean): Statement {
   const parts = new Parts()
-  addSettlements(parts, tables, outcomes)
+  // Beside an event that may be a duplicate a settlement has to wait: until that is known, its own event is only locked.
+  const waiting = outcomes.some(({ settle, append }) => settle && append.some(isFingerprinted))
+  if (waiting) addLocks(parts, tables, outcomes)
+  else addSettlements(parts, tables, outcomes)
   addAppends(parts, tables, outcomes)
+  if (waiting) addSettlements(parts, tables, outcomes)
   addPuts(parts, tables, outcomes)
   addRemoves(parts, tables, outcomes)
+  if (announce) addAnnouncement(parts, tables)
   return parts.statement()
 }
 
@@ -67,8 +67,8 @@ class Parts {
   }
 
   /** That the outcome is applied, as far as it is decided by the parts added so far. */
-  applied(row: string): string {
-    const held = this.has('settled') ? `(NOT ${row}.settles OR ${row}.n IN (SELECT n FROM settled))` : 'true'
+  applied(row: string, settles = `${row}.settles`): string {
+    const held = this.has('settled') ? `(NOT ${settles} OR ${row}.n IN (SELECT n FROM settled))` : 'true'
     if (!this.has('appended')) return held
     return `${held} AND (${row}.event IS NULL OR ${row}.event IN (SELECT id FROM appended))`
   }
@@ -80,16 +80,28 @@ class Parts {
   }
 }
 
+const HELD = 'e.id = s.id AND e.attempt = s.attempt AND e.state = s.needed'
+
+function addLocks(parts: Parts, { events }: PostgresTables, outcomes: readonly Outcome[]): void {
+  const rows = settlementsOf(outcomes).map(heldRow)
+  parts.add(
+    'settled',
+    `SELECT s.n FROM ${events} AS e JOIN ${parts.rows(rows)} AS s (n int, id text, attempt int, needed int)
+      ON ${HELD} FOR UPDATE OF e`,
+  )
+}
+
 function addSettlements(parts: Parts, { events }: PostgresTables, outcomes: readonly Outcome[]): void {
-  const settlements = outcomes.flatMap(({ settle }, n) => (settle ? [{ n, settle }] : []))
+  const settlements = settlementsOf(outcomes)
   const removals = settlements.filter(({ settle }) => isRemoval(settle))
   const changes = settlements.filter(({ settle }) => !isRemoval(settle))
+  const condition = `${HELD} AND ${parts.applied('s', 'true')}`
   if (removals.length > 0) {
     parts.add(
       'removed',
       `DELETE FROM ${events} AS e
-      USING ${parts.rows(removals.map(removalRow))} AS s (n int, id text, attempt int, needed int)
-      WHERE e.id = s.id AND e.attempt = s.attempt AND e.state = s.needed RETURNING s.n`,
+      USING ${parts.rows(removals.map(heldRow))} AS s (n int, id text, attempt int, needed int, event text)
+      WHERE ${condition} RETURNING s.n`,
     )
   }
   if (changes.length > 0) {
@@ -99,14 +111,16 @@ function addSettlements(parts: Parts, { events }: PostgresTables, outcomes: read
         visible_at = clock_timestamp() + s.delay * interval '1 millisecond',
         uncounted = CASE s.pardon WHEN 1 THEN e.uncounted + 1 WHEN 2 THEN e.attempt ELSE e.uncounted END,
         died_at = CASE s.becomes WHEN ${STATE.dead} THEN clock_timestamp() END
-      FROM ${parts.rows(changes.map(changeRow))} AS s (n int, id text, attempt int, needed int,
+      FROM ${parts.rows(changes.map(changeRow))} AS s (n int, id text, attempt int, needed int, event text,
         becomes int, delay float8, error text, pardon int)
-      WHERE e.id = s.id AND e.attempt = s.attempt AND e.state = s.needed RETURNING s.n`,
+      WHERE ${condition} RETURNING s.n`,
     )
   }
   if (settlements.length === 0) return
-  const names = ['removed', 'changed'].filter((name) => parts.has(name))
-  parts.add('settled', names.map((name) => `SELECT n FROM ${name}`).join(' UNION ALL '))
+  if (!parts.has('settled')) {
+    const names = ['removed', 'changed'].filter((name) => parts.has(name))
+    parts.add('settled', names.map((name) => `SELECT n FROM ${name}`).join(' UNION ALL '))
+  }
   parts.returns('SELECT n AS settled, NULL::text AS appended FROM settled')
 }
 
@@ -168,12 +182,17 @@ function addRemoves(parts: Parts, { payloads }: PostgresTables, outcomes: readon
   )
 }
 
+function addAnnouncement(parts: Parts, { channel }: PostgresTables): void {
+  const sent = `pg_notify(${parts.parameter(channel)}::text, '')`
+  parts.returns(`SELECT NULL::int AS settled, NULL::text AS appended FROM ${sent}`)
+}
+
 /** What has to hold before anything else of an outcome is applied. */
 function condition({ settle, append }: Outcome, n: number): object {
   return {
     n,
     settles: settle !== undefined,
-    event: append.find(({ fingerprint }) => fingerprint !== null)?.id,
+    event: append.find(isFingerprinted)?.id,
   }
 }
 
@@ -181,41 +200,51 @@ function eventRow({ id, type, body, headers, fingerprint, due: when }: NewEvent)
   return { id, type, body, headers: JSON.stringify(headers), fingerprint, ...due(when) }
 }
 
-function due(when: When): { at?: number; delay?: number } {
-  return 'at' in when ? { at: when.at } : { delay: when.inMs }
-}
-
 interface Numbered {
   readonly n: number
   readonly settle: Settlement
+  /** The event beside it that has to be new. */
+  readonly event: string | undefined
+}
+
+function settlementsOf(outcomes: readonly Outcome[]): Numbered[] {
+  return outcomes.flatMap(({ settle, append }, n) =>
+    settle ? [{ n, settle, event: append.find(isFingerprinted)?.id }] : [],
+  )
+}
+
+function isFingerprinted({ fingerprint }: NewEvent): boolean {
+  return fingerprint !== null
 }
 
 function isRemoval(settle: Settlement): boolean {
   return settle.kind === 'discard' || (settle.kind === 'complete' && settle.keepMs === 0)
 }
 
-function removalRow({ n, settle: { id, attempt, kind } }: Numbered): object {
-  return { n, id, attempt, needed: kind === 'discard' ? STATE.dead : STATE.leased }
+function heldRow({ n, settle: { id, attempt, kind }, event }: Numbered): object {
+  const needed = kind === 'discard' || kind === 'revive' ? STATE.dead : STATE.leased
+  return { n, id, attempt, event, needed }
 }
 
-function changeRow({ n, settle }: Numbered): object {
-  const leased = { n, id: settle.id, attempt: settle.attempt, needed: STATE.leased, delay: 0 }
+function changeRow(numbered: Numbered): object {
+  const { settle } = numbered
+  const held = { ...heldRow(numbered), delay: 0 }
   switch (settle.kind) {
     case 'complete':
-      return { ...leased, becomes: STATE.done, delay: settle.keepMs }
+      return { ...held, becomes: STATE.done, delay: settle.keepMs }
     case 'retry':
       return {
-        ...leased,
+        ...held,
         becomes: STATE.waiting,
         delay: settle.delayMs,
         error: settle.error,
         pardon: settle.counted ? 0 : 1,
       }
     case 'bury':
-      return { ...leased, becomes: STATE.dead, error: settle.error }
+      return { ...held, becomes: STATE.dead, error: settle.error }
     case 'discard':
-      return { ...leased, needed: STATE.dead }
+      return held
     case 'revive':
-      return { ...leased, needed: STATE.dead, becomes: STATE.waiting, pardon: 2 }
+      return { ...held, becomes: STATE.waiting, pardon: 2 }
   }
 }

@@ -1,9 +1,11 @@
 import { describe, expect } from 'vitest'
 import { OutboxEventBus } from '../bus.ts'
+import { RetryLaterError } from '../errors.ts'
 import type { Outbox } from '../outbox.ts'
 import { type ClaimCheckOptions, claimCheck } from '../saga/claim-check.ts'
 import type { OutboxSagaStore, SagaStoreAdapter } from '../saga/saga-store.ts'
-import { type PlaceTest, until } from './harness.ts'
+import type { Place } from './backend.ts'
+import { type PlaceTest, recordingLogger, until } from './harness.ts'
 
 const LARGE = { text: 'large '.repeat(5_000) }
 
@@ -118,25 +120,68 @@ export function claimContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(await place.payloads()).toEqual([])
     })
 
-    test('with a store elsewhere: put before the event, deleted after it, no event when the put fails', async (place) => {
-      const elsewhere = new MapStore()
-      const bus = busOn(place.outbox, elsewhere, { ttl: '1h' })
-      const seen: unknown[] = []
-      bus.on('big', ({ payload }) => {
-        seen.push(payload)
-      })
-      elsewhere.failing = true
-      await expect(bus.emit('big', LARGE)).rejects.toThrow('elsewhere is down')
-      expect(await place.events()).toEqual([])
-      elsewhere.failing = false
-      await bus.emit('big', LARGE)
-      expect(elsewhere.size).toBe(1)
-      expect(await place.payloads()).toEqual([])
-      await Promise.all([bus.start(), bus.waitFor('big')])
-      await until(() => elsewhere.size === 0)
-      await bus.stop()
-      expect(seen).toEqual([LARGE])
+    test('a payload outlives the delay of its event', async (place) => {
+      const bus = busOn(place.outbox, place.outbox.sagaStore('1h'))
+      await bus.emit('big', LARGE, { delay: '24h' })
+      expect((await place.payloads())[0]?.expiresAt).toBeGreaterThan(Date.now() + 24.5 * 3_600_000)
     })
+
+    test('a payload outlives a retry that is put off for longer than its time to live', async (place) => {
+      const bus = busOn(place.outbox, place.outbox.sagaStore('1h'))
+      bus.on('big', () => {
+        throw new RetryLaterError('not before tomorrow', 24 * 3_600_000)
+      })
+      await bus.emit('big', LARGE)
+      await bus.start()
+      await until(() => putOff(place))
+      await bus.stop()
+      const [kept, ...others] = await place.payloads()
+      expect(others).toEqual([])
+      expect(kept?.expiresAt).toBeGreaterThan(Date.now() + 24.5 * 3_600_000)
+    })
+
+    test('a payload is not put again for a retry that it outlives anyway', async (place) => {
+      const bus = busOn(place.outbox, place.outbox.sagaStore('1h'))
+      bus.on('big', () => {
+        throw new RetryLaterError('in a minute', 60_000)
+      })
+      await bus.emit('big', LARGE)
+      const before = await place.payloads()
+      await bus.start()
+      await until(() => putOff(place))
+      await bus.stop()
+      expect(await place.payloads()).toEqual(before)
+    })
+
+    const logger = recordingLogger()
+    const elsewhereTest =
+      'with a store elsewhere: put before the event, deleted after it, no event when the put fails'
+    test(
+      elsewhereTest,
+      async (place) => {
+        const elsewhere = new MapStore()
+        const bus = busOn(place.outbox, elsewhere, { ttl: '1h' })
+        const seen: unknown[] = []
+        bus.on('big', ({ payload }) => {
+          seen.push(payload)
+        })
+        elsewhere.failing = true
+        await expect(bus.emit('big', LARGE)).rejects.toThrow('elsewhere is down')
+        expect(await place.events()).toEqual([])
+        elsewhere.failing = false
+        await bus.emit('big', LARGE)
+        expect(elsewhere.size).toBe(1)
+        expect(await place.payloads()).toEqual([])
+        await Promise.all([bus.start(), bus.waitFor('big')])
+        await until(() => elsewhere.size === 0)
+        await bus.stop()
+        expect(seen).toEqual([LARGE])
+        const logged = logger.lines.map(({ message }) => message)
+        expect(logged).toEqual(['payload put failed', 'payload put', 'payload get', 'payload delete'])
+        for (const { fields } of logger.lines) expect(fields).toHaveProperty('claimId')
+      },
+      { logger },
+    )
 
     test('refuses a time to live that ends before the retries do', async ({ outbox }) => {
       const bus = new OutboxEventBus(outbox)
@@ -155,6 +200,11 @@ export function claimContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(await store.cleanup()).toBe(0)
     })
   })
+}
+
+async function putOff({ events }: Pick<Place<never>, 'events'>): Promise<boolean> {
+  const [event] = await events()
+  return event?.state === 'waiting' && event.attempt === 1
 }
 
 class MapStore implements SagaStoreAdapter {

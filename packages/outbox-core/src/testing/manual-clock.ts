@@ -25,6 +25,10 @@ export class ManualClock implements Clock {
     return this.#now
   }
 
+  elapsed(): number {
+    return this.#now
+  }
+
   after(ms: number, callback: () => void): () => void {
     const timer = { at: this.#now + Math.max(0, ms), callback }
     const later = this.#timers.findIndex(({ at }) => at > timer.at)

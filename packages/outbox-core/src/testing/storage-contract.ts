@@ -1,21 +1,31 @@
 import type { PlaceTest } from './harness.ts'
+import { appendingContract } from './storage/appending.ts'
 import { deadLetterStorageContract } from './storage/dead-letters.ts'
 import { duplicateContract } from './storage/duplicates.ts'
+import { extendingContract } from './storage/extending.ts'
 import { leasingContract } from './storage/leasing.ts'
+import { outcomeContract } from './storage/outcomes.ts'
 import { payloadStorageContract } from './storage/payloads.ts'
 import { purgeContract } from './storage/purge.ts'
+import { retryingContract } from './storage/retrying.ts'
 import { settlingContract } from './storage/settling.ts'
 import { siblingContract } from './storage/siblings.ts'
+import { statsContract } from './storage/stats.ts'
 import { storageTransactionContract } from './storage/transactions.ts'
 
 /** Every promise of the seam's docblocks, asked of the storage itself. */
 export function storageContract<Tx, O>(test: PlaceTest<Tx, O>): void {
-  settlingContract(test)
-  duplicateContract(test)
+  appendingContract(test)
   leasingContract(test)
+  extendingContract(test)
+  outcomeContract(test)
+  settlingContract(test)
+  retryingContract(test)
+  duplicateContract(test)
   deadLetterStorageContract(test)
   payloadStorageContract(test)
   purgeContract(test)
+  statsContract(test)
   storageTransactionContract(test)
   siblingContract(test)
 }

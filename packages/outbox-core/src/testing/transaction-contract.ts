@@ -88,7 +88,7 @@ export function transactionContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(await place.events()).toHaveLength(3)
     })
 
-    test('an explicit transaction wins over none and over the ambient one', async (place) => {
+    test('an explicit transaction is taken where there is no ambient one', async (place) => {
       const { outbox } = place
       const bus = new OutboxEventBus(outbox)
       let handle: Tx | undefined
@@ -108,6 +108,21 @@ export function transactionContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       })
       await expect(failing).rejects.toThrow(Rollback)
       expect(await place.events()).toHaveLength(1)
+    })
+
+    test('null is no transaction, and nothing is written without one', async ({
+      outbox,
+      events,
+      payloads,
+    }) => {
+      const bus = new OutboxEventBus(outbox)
+      const none = { transaction: null as Tx }
+      const missing = { code: 'OUTBOX_TRANSACTION_MISSING' }
+      await expect(bus.emit('a', {}, none)).rejects.toMatchObject(missing)
+      await expect(bus.emitMany([{ type: 'a', payload: {} }], none)).rejects.toMatchObject(missing)
+      const put = outbox.sagaStore('1h').put('claim', Uint8Array.of(1), undefined, none)
+      await expect(put).rejects.toMatchObject(missing)
+      expect([await events(), await payloads()]).toEqual([[], []])
     })
 
     test('refuses late use instead of writing outside', async (place) => {
@@ -163,6 +178,24 @@ export function transactionContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(await place.businessRows()).toEqual(['order-1'])
       expect(await place.events()).toHaveLength(1)
       expect(await place.payloads()).toHaveLength(1)
+    })
+
+    test('two enlisted calls side by side end together', async (place) => {
+      const { outbox } = place
+      const bus = new OutboxEventBus(outbox)
+      await place.ownTransaction(async (tx) => {
+        const long = Promise.withResolvers<void>()
+        const short = outbox.enlist(tx, () => bus.emit('short', {}))
+        const other = outbox.enlist(tx, async () => {
+          await long.promise
+          await bus.emit('long', {})
+        })
+        // As long as the first would take, were it alone.
+        await Promise.race([short, sleep(50)])
+        long.resolve()
+        await Promise.all([short, other])
+      })
+      expect((await place.events()).map(({ type }) => type).toSorted()).toEqual(['long', 'short'])
     })
 
     test('refuses what is no transaction of this outbox', async ({ outbox }) => {

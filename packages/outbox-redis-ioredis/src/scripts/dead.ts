@@ -1,34 +1,72 @@
 import { type Script, script } from './script.ts'
 
 /**
- * Lists dead letters by when they died, then by id.
+ * Lists dead letters by when they died, then by id. Looks at no more than a thousand of them at once.
  *
- * KEYS  dead
- * ARGV  prefix, limit, type ('' for any), died after, id after, then ids (none for all)
- * Returns for each: id, type, body, headers, created, attempt, uncounted, error, died
+ * KEYS  root
+ * ARGV  limit, type ('' for any), died after ('-inf' for all), id after, then ids (none for all)
+ * Returns died and id of the one it looked at last ('' and '' when there are no more), then for each letter:
+ *   id, type, body, headers, created, attempt, uncounted, error, died
  */
 export const DEAD: Script = script(`
-local dead, prefix, limit, kind, since, after = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
-local wanted = {}
-for position = 6, #ARGV do wanted[ARGV[position]] = true end
-local letters, count, offset = {}, 0, 0
-local function add(id, died)
-  if died == since and id <= after then return end
-  if #ARGV > 5 and not wanted[id] then return end
-  local event = redis.call('HMGET', prefix .. 'event:' .. id, 'type', 'body', 'headers', 'created', 'attempt', 'uncounted', 'error')
-  if kind ~= '' and event[1] ~= kind then return end
-  count = count + 1
+local limit, kind, since, after = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
+-- Lua's own comparison follows the server's locale, Redis's order does not.
+local function precedes(one, other)
+  for position = 1, math.min(#one, #other) do
+    local a, b = one:byte(position), other:byte(position)
+    if a ~= b then return a < b end
+  end
+  return #one < #other
+end
+
+local letters, count = { '', '' }, 0
+local function look_at(id, died)
+  letters[1], letters[2] = died, id
+  local event = event_fields(id, 'type', 'body', 'headers', 'created', 'attempt', 'uncounted', 'error')
+  if not event or (kind ~= '' and event[1] ~= kind) then return end
   letters[#letters + 1] = id
   for field = 1, 7 do letters[#letters + 1] = event[field] or '' end
   letters[#letters + 1] = died
+  count = count + 1
 end
-while count < limit do
-  local page = redis.call('ZRANGEBYSCORE', dead, since, '+inf', 'WITHSCORES', 'LIMIT', offset, 200)
-  if #page == 0 then break end
-  for position = 1, #page, 2 do
-    if count < limit then add(page[position], page[position + 1]) end
+local function no_more()
+  letters[1], letters[2] = '', ''
+  return letters
+end
+
+if #ARGV > 4 then
+  local wanted = {}
+  for position = 5, #ARGV do
+    local id = ARGV[position]
+    local died = redis.call('ZSCORE', dead, id)
+    local seen = died and since ~= '-inf'
+      and (tonumber(died) < tonumber(since) or (died == since and not precedes(after, id)))
+    if died and not seen then wanted[#wanted + 1] = { id, died } end
   end
-  offset = offset + 200
+  table.sort(wanted, function(one, other)
+    if one[2] ~= other[2] then return tonumber(one[2]) < tonumber(other[2]) end
+    return precedes(one[1], other[1])
+  end)
+  for _, letter in ipairs(wanted) do
+    look_at(letter[1], letter[2])
+    if count == limit then return letters end
+  end
+  return no_more()
+end
+
+-- Several may have died in one millisecond, and the one looked at last may be gone.
+local rank, last = redis.call('ZCOUNT', dead, '-inf', '(' .. since), redis.call('ZCOUNT', dead, '-inf', since)
+while rank < last do
+  local middle = math.floor((rank + last) / 2)
+  if precedes(after, redis.call('ZRANGE', dead, middle, middle)[1]) then last = middle else rank = middle + 1 end
+end
+for from = rank, rank + 999, 200 do
+  local page = redis.call('ZRANGE', dead, from, from + 199, 'WITHSCORES')
+  for position = 1, #page, 2 do
+    look_at(page[position], page[position + 1])
+    if count == limit then return letters end
+  end
+  if #page < 400 then return no_more() end
 end
 return letters
 `)

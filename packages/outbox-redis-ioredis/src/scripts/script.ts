@@ -1,19 +1,53 @@
 import { createHash } from 'node:crypto'
 
-/** A Lua script, as it is sent. */
+/** A Lua script, as it is sent. Its one key is the root of all others, so that a cluster finds the node of them all. */
 export interface Script {
   readonly text: string
   readonly sha: string
 }
 
-/** Milliseconds by the server's clock, and numbers as text without an exponent. */
-const PRELUDE = `
+/** Keys, milliseconds by the server's clock, and what to do when memory is full. */
+export const BASICS = `
+local root = KEYS[1]
+local due, leased, done, dead = root .. 'due', root .. 'leased', root .. 'done', root .. 'dead'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Numbers as text without an exponent.
 local function text(number) return string.format('%.0f', number) end
+local function moment(at, delay)
+  if at ~= '' then return at end
+  return text(now + tonumber(delay))
+end
+-- Memory that is full refuses a script's first write, unless that is one which frees some.
+local function go_on_when_full() redis.call('ZREM', leased, '') end
 `
 
+/** For scripts that write: before they do. */
+export const ASSERT_TYPES = `
+for _, key in ipairs({ due, leased, done, dead }) do
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= 'zset' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' holds a ' .. kind) end
+end
+`
+
+/** What several scripts do. */
+const SHARED = `
+-- Fields of an event; nil when there is none, or something else is under its key. The first field is one every event has.
+local function event_fields(id, ...)
+  local fields = redis.pcall('HMGET', root .. 'event:' .. id, ...)
+  if not fields.err and fields[1] then return fields end
+end
+-- Lua takes some 8,000 arguments in one call.
+local function in_chunks(values, call)
+  for from = 1, #values, 4000 do call(unpack(values, from, math.min(from + 3999, #values))) end
+end
+`
+
+/** A script that can use the basics and what is shared. */
 export function script(body: string): Script {
-  const text = `${PRELUDE}${body}`
+  return scriptOf(BASICS + SHARED + body)
+}
+
+export function scriptOf(text: string): Script {
   return { text, sha: createHash('sha1').update(text).digest('hex') }
 }

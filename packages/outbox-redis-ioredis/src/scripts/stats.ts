@@ -3,11 +3,10 @@ import { type Script, script } from './script.ts'
 /**
  * Counts events.
  *
- * KEYS  due, leased, dead
+ * KEYS  root
  * Returns due, leased, dead, milliseconds since the oldest due one is due ('' when none is)
  */
 export const STATS: Script = script(`
-local due, leased, dead = KEYS[1], KEYS[2], KEYS[3]
 local moment = text(now)
 local oldest = ''
 for _, set in ipairs({ due, leased }) do

@@ -1,57 +1,85 @@
-import { type Script, script } from './script.ts'
+import { ASSERT_TYPES, type Script, script } from './script.ts'
 
 /**
  * Applies outcomes: each entirely or not at all.
  *
- * KEYS  due, leased, done, dead
- * ARGV  prefix, number of outcomes, then for each outcome:
+ * KEYS  root
+ * ARGV  channel to announce on ('' for none), '1' to write even when memory is full, number of outcomes, then for each:
  *         kind ('' for none); with a kind: id, attempt, milliseconds, error, '1' when the attempt counts
  *         number of events, then for each: id, type, body, headers, due at ('' for none), due in, fingerprint ('' for none)
  *         number of payloads, then for each: id, data, expires at ('' for none), expires in
  *         number of removed payloads, then their ids
- * Returns 'outbox', then for each outcome: 'applied', 'lost', or 'duplicate' and the first one's fingerprint after a space
+ * Returns for each outcome: 'applied', 'lost', or 'duplicate' and the first one's fingerprint after a space
  *
- * Repeating it is safe: a settlement that was applied is lost the second time, and nothing of its outcome is applied twice.
+ * Everything that can refuse an outcome is asked before the first write: what a script has written before it fails,
+ * stays. Settlements go on when memory is full, so that what is under way ends.
  */
 export const WRITE: Script = script(`
-local due, leased, done, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local prefix, position = ARGV[1], 2
--- An error later on would leave behind what was written before it.
-for _, key in ipairs(KEYS) do
-  local kind = redis.call('TYPE', key).ok
-  if kind ~= 'zset' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' holds a ' .. kind) end
-end
+local channel, goes_on, position = ARGV[1], ARGV[2] == '1', 4
 local function take()
   position = position + 1
   return ARGV[position - 1]
 end
-local function moment(at, delay)
-  if at ~= '' then return at end
-  return text(now + tonumber(delay))
+local function take_list(size)
+  local list = {}
+  for n = 1, tonumber(take()) do
+    local item = {}
+    for field = 1, size do item[field] = take() end
+    list[n] = item
+  end
+  return list
+end
+local function is_dead_letter(kind) return kind == 'revive' or kind == 'discard' end
+
+${ASSERT_TYPES}
+local settled, appended = {}, {}
+local function is_lost(settle)
+  local id = settle[2]
+  if settled[id] then return true end
+  local event = event_fields(id, 'state', 'attempt')
+  return not event or event[1] ~= (is_dead_letter(settle[1]) and 'dead' or 'leased') or event[2] ~= settle[3]
 end
 
-local function held(kind, key, attempt)
-  local event = redis.call('HMGET', key, 'state', 'attempt')
-  local needed = (kind == 'revive' or kind == 'discard') and 'dead' or 'leased'
-  return event[1] == needed and event[2] == attempt
+local results, outcomes = {}, {}
+for n = 1, tonumber(ARGV[3]) do
+  local settle = { take() }
+  if settle[1] == '' then settle = nil else
+    for field = 2, 6 do settle[field] = take() end
+  end
+  local result = settle and is_lost(settle) and 'lost' or 'applied'
+  local events = {}
+  for _, event in ipairs(take_list(7)) do
+    local key = root .. 'event:' .. event[1]
+    local known = appended[event[1]] or redis.pcall('HGET', key, 'fingerprint')
+    if type(known) == 'table' then return redis.error_reply('WRONGTYPE ' .. key .. ' holds something else') end
+    if known and event[7] ~= '' and result ~= 'lost' then result = 'duplicate ' .. known end
+    if not known then events[#events + 1] = event end
+  end
+  local payloads, removed = take_list(4), take_list(1)
+  if result == 'applied' then
+    if settle then goes_on, settled[settle[2]] = true, true end
+    for _, event in ipairs(events) do appended[event[1]] = event[7] end
+    outcomes[#outcomes + 1] = { settle, events, payloads, removed }
+  end
+  results[n] = result
 end
 
 -- Most of what is written completes: those are deleted together, at the end.
-local completed, completedKeys, isCompleted = {}, {}, {}
-
-local function settle(kind, id, key, attempt, ms, reason, counted)
+local completed, completed_keys = {}, {}
+local function apply_settlement(kind, id, attempt, ms, reason, counted)
+  local key = root .. 'event:' .. id
   if kind == 'complete' and ms == '0' then
-    completed[#completed + 1], completedKeys[#completedKeys + 1], isCompleted[id] = id, key, true
+    completed[#completed + 1], completed_keys[#completed_keys + 1] = id, key
     return
   end
-  redis.call('ZREM', (kind == 'revive' or kind == 'discard') and dead or leased, id)
+  redis.call('ZREM', is_dead_letter(kind) and dead or leased, id)
   if kind == 'discard' then
     redis.call('DEL', key)
   elseif kind == 'complete' then
     redis.call('HSET', key, 'state', 'done')
     redis.call('ZADD', done, text(now + tonumber(ms)), id)
   elseif kind == 'bury' then
-    redis.call('HSET', key, 'state', 'dead', 'error', reason, 'died', text(now))
+    redis.call('HSET', key, 'state', 'dead', 'error', reason)
     redis.call('ZADD', dead, text(now), id)
   elseif kind == 'revive' then
     redis.call('HSET', key, 'state', 'waiting', 'uncounted', attempt)
@@ -64,47 +92,22 @@ local function settle(kind, id, key, attempt, ms, reason, counted)
   end
 end
 
-local results = { 'outbox' }
-for n = 1, tonumber(take()) do
-  local result = 'applied'
-  local kind = take()
-  local id, key, attempt, ms, reason, counted
-  if kind ~= '' then
-    id, attempt, ms, reason, counted = take(), take(), take(), take(), take()
-    key = prefix .. 'event:' .. id
-    if isCompleted[id] or not held(kind, key, attempt) then result = 'lost' end
+if goes_on then go_on_when_full() end
+for _, outcome in ipairs(outcomes) do
+  local settle, events, payloads, removed = unpack(outcome, 1, 4)
+  if settle then apply_settlement(unpack(settle)) end
+  for _, event in ipairs(events) do
+    redis.call('HSET', root .. 'event:' .. event[1], 'type', event[2], 'body', event[3], 'headers', event[4],
+      'fingerprint', event[7], 'created', text(now), 'attempt', '0', 'uncounted', '0', 'state', 'waiting')
+    redis.call('ZADD', due, moment(event[5], event[6]), event[1])
   end
-  local events = {}
-  for e = 1, tonumber(take()) do
-    local event = { take(), take(), take(), take(), take(), take(), take() }
-    local known = redis.call('HGET', prefix .. 'event:' .. event[1], 'fingerprint')
-    if known and event[7] ~= '' then result = 'duplicate ' .. known end
-    if not known then events[#events + 1] = event end
+  for _, payload in ipairs(payloads) do
+    redis.call('SET', root .. 'saga:' .. payload[1], payload[2], 'PXAT', moment(payload[3], payload[4]))
   end
-  local payloads = {}
-  for p = 1, tonumber(take()) do payloads[p] = { take(), take(), take(), take() } end
-  local removed = {}
-  for r = 1, tonumber(take()) do removed[r] = prefix .. 'saga:' .. take() end
-
-  if result == 'applied' then
-    if kind ~= '' then settle(kind, id, key, attempt, ms, reason, counted) end
-    for _, event in ipairs(events) do
-      redis.call('HSET', prefix .. 'event:' .. event[1], 'type', event[2], 'body', event[3], 'headers', event[4],
-        'fingerprint', event[7], 'created', text(now), 'attempt', '0', 'uncounted', '0', 'state', 'waiting')
-      redis.call('ZADD', due, moment(event[5], event[6]), event[1])
-    end
-    for _, payload in ipairs(payloads) do
-      redis.call('SET', prefix .. 'saga:' .. payload[1], payload[2], 'PXAT', moment(payload[3], payload[4]))
-    end
-    for _, gone in ipairs(removed) do redis.call('DEL', gone) end
-  end
-  results[n + 1] = result
+  for _, gone in ipairs(removed) do redis.call('DEL', root .. 'saga:' .. gone[1]) end
 end
--- Lua takes some 8,000 arguments in one call.
-for from = 1, #completed, 4000 do
-  local to = math.min(from + 3999, #completed)
-  redis.call('ZREM', leased, unpack(completed, from, to))
-  redis.call('DEL', unpack(completedKeys, from, to))
-end
+in_chunks(completed, function(...) redis.call('ZREM', leased, ...) end)
+in_chunks(completed_keys, function(...) redis.call('DEL', ...) end)
+if channel ~= '' then redis.call('PUBLISH', channel, '') end
 return results
 `)

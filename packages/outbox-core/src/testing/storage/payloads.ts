@@ -6,6 +6,15 @@ import { payloadTexts, putting, removing } from './fixtures.ts'
 /** Payload bytes: exactly those that were given, for as long as was said. */
 export function payloadStorageContract<Tx, O>(test: PlaceTest<Tx, O>): void {
   describe('payload bytes', () => {
+    test('keep every byte value, and may be none at all', async ({ outbox: { storage }, payloads }) => {
+      const every = Uint8Array.from({ length: 1024 }, (_, index) => index % 256)
+      await storage.write([putting(payload('every', every), payload('empty', ''))])
+      expect([...((await storage.getPayload('every')) ?? [])]).toEqual([...every])
+      expect(await storage.getPayload('empty')).toHaveLength(0)
+      const raw = (await payloads()).find(({ id }) => id === 'every')
+      expect([...(raw?.data ?? [])]).toEqual([...every])
+    })
+
     test('of a view are those of the view, not of the buffer behind it', async (place) => {
       const { storage } = place.outbox
       const behind = Uint8Array.from({ length: 64 }, (_, index) => index)
@@ -57,12 +66,21 @@ export function payloadStorageContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(text(await storage.getPayload('long'))).toBe('x')
     })
 
+    test('are not handed out when they have expired, though still stored', async (place) => {
+      const { storage } = place.outbox
+      await storage.write([putting(payload('a', 'x'), payload('b', 'y'))])
+      await place.expirePayload('a')
+      expect(await storage.getPayload('a')).toBeUndefined()
+      expect(text(await storage.getPayload('b'))).toBe('y')
+    })
+
     test('live again when put again, and shorter when put for a shorter time', async (place) => {
       const { storage } = place.outbox
       await storage.write([putting(payload('revived', 'old'), payload('shortened', 'old'))])
       await place.expirePayload('revived')
       await storage.write([putting(payload('revived', 'new'), payload('shortened', 'new', { inMs: 300 }))])
       expect(text(await storage.getPayload('revived'))).toBe('new')
+      expect(await place.payloads()).toHaveLength(2)
       await until(async () => (await storage.getPayload('shortened')) === undefined)
       expect(text(await storage.getPayload('revived'))).toBe('new')
     })

@@ -5,6 +5,26 @@ import { inState, LEASE_MS, leased, payloadTexts, putting, settlement } from './
 /** What is finished goes, in bounded batches; what is not stays. */
 export function purgeContract<Tx, O>(test: PlaceTest<Tx, O>): void {
   describe('purging', () => {
+    test('takes finished events past their retention, in bounded batches', async (place) => {
+      const { storage } = place.outbox
+      await storage.write(Array.from({ length: 12 }, () => appending(newEvent())))
+      const leased = await storage.lease(12, LEASE_MS)
+      await storage.write(
+        leased.map(({ id, attempt }, index) =>
+          settling({ kind: 'complete', id, attempt, keepMs: index < 10 ? 1 : 3_600_000 }),
+        ),
+      )
+      await sleep(50)
+      const removed = [
+        await storage.purge(4),
+        await storage.purge(4),
+        await storage.purge(4),
+        await storage.purge(4),
+      ]
+      expect(removed.map(({ events }) => events)).toEqual([4, 4, 2, 0])
+      expect(await place.events()).toHaveLength(2)
+    })
+
     test('takes expired payloads in bounded batches and leaves the others', async (place) => {
       const { storage } = place.outbox
       const expired = Array.from({ length: 7 }, (_, index) => `expired-${index}`)

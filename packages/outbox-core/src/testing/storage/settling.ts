@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { appending, newEvent, type PlaceTest, payload, settling } from '../harness.ts'
+import { newEvent, type PlaceTest, payload, settling } from '../harness.ts'
 import {
   eventIds,
   FAR,
@@ -8,7 +8,6 @@ import {
   leased,
   other,
   payloadTexts,
-  putting,
   rawEvent,
   type SettlementKind,
   settlement,
@@ -66,6 +65,15 @@ export function settlingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       },
     )
 
+    test('settles an event whose lease has run out while nobody else took it', async (place) => {
+      const lease = await leased(place)
+      await place.expireLeases()
+      expect(await place.outbox.storage.write([settling(settlement('complete', lease))])).toEqual([
+        { status: 'applied' },
+      ])
+      expect(await place.events()).toEqual([])
+    })
+
     test('a worker from before a revival can settle neither the waiting nor the leased event', async (place) => {
       const { storage } = place.outbox
       const old = await inState(place, 'dead')
@@ -76,44 +84,6 @@ export function settlingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(await storage.write([settling(settlement('complete', old))])).toEqual([{ status: 'lost' }])
       expect(await storage.write([settling(settlement('complete', fresh))])).toEqual([{ status: 'applied' }])
       expect(await place.events()).toEqual([])
-    })
-
-    test('one batch holds applied, lost and duplicate outcomes, and only the applied ones show', async (place) => {
-      const { storage } = place.outbox
-      const ids = ['for-lost', 'for-duplicate', 'for-applied', 'shared']
-      await storage.write([putting(...ids.map((id) => payload(id, 'before')))])
-      await storage.write([appending(newEvent({ id: 'taken', due: FAR, fingerprint: 'first' }))])
-      const held = await leased(place)
-      const lost = { id: held.id, attempt: held.attempt + 1 }
-      const next = (id: string) => newEvent({ id, due: FAR })
-      const results = await storage.write([
-        settling(settlement('bury', lost), {
-          append: [next('a'), next('b')],
-          put: [payload('shared', 'lost')],
-          remove: ['for-lost'],
-        }),
-        {
-          append: [newEvent({ id: 'taken', fingerprint: 'second' })],
-          put: [payload('fresh', 'duplicate')],
-          remove: ['for-duplicate'],
-        },
-        { append: [next('c'), next('d')], put: [payload('kept', 'applied')], remove: ['for-applied'] },
-        appending(newEvent({ id: 'new', due: FAR, fingerprint: 'third' })),
-      ])
-      expect(results).toEqual([
-        { status: 'lost' },
-        { status: 'duplicate', fingerprint: 'first' },
-        { status: 'applied' },
-        { status: 'applied' },
-      ])
-      expect(await eventIds(place)).toEqual(['c', 'd', 'new', 'taken', held.id].sort())
-      expect(await rawEvent(place, held.id)).toMatchObject({ state: 'leased', attempt: held.attempt })
-      expect(await payloadTexts(place)).toEqual({
-        'for-lost': 'before',
-        'for-duplicate': 'before',
-        shared: 'before',
-        kept: 'applied',
-      })
     })
 
     test('of two workers that settle one lease at the same time, exactly one is applied', async (place) => {

@@ -113,6 +113,13 @@ export function storageTransactionContract<Tx, O>(test: PlaceTest<Tx, O>): void 
           { ...ghost, append: [newEvent({ id: 'taken', fingerprint: 'second' })] },
           { status: 'duplicate', fingerprint: 'first' },
         ],
+        [
+          settling(settlement('complete', { ...lease, attempt: 7 }), {
+            ...ghost,
+            append: [newEvent({ id: 'taken', fingerprint: 'second' })],
+          }),
+          { status: 'lost' },
+        ],
       ]
       for (const [index, [outcome, result]] of refused.entries()) {
         const good = appending(newEvent({ id: `good-${index}`, due: FAR }))

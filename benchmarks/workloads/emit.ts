@@ -1,0 +1,55 @@
+import { type Arm, type Contender, type Database, fill, inFlight, using } from '../contender.ts'
+import { assertEqual, drainAll } from '../deliveries.ts'
+import { type Metrics, type Target, timed, type Workload } from '../measure.ts'
+
+type Way = 'emit' | 'emitInTransaction' | 'emitMany'
+
+const AT_ONCE = 100
+const TARGET: Target = { metric: 'events/s', ofFloor: 0.9 }
+
+/** Writing events: alone, together with a row of the user's own, and 100 in one write. */
+export function emitting(database: Database): readonly Workload[] {
+  const workload = (name: string, way: Way, concurrency: number): Workload => {
+    const { ours, alsoOurs = [], floor, others = [], peers } = database
+    return {
+      name,
+      database: database.name,
+      targets: [TARGET],
+      trials: [floor, ours, ...alsoOurs, ...others, ...peers.emit].map((arm) => ({
+        arm: arm.name,
+        role: arm.role,
+        run: () => emit(arm, database, way, concurrency),
+      })),
+    }
+  }
+  return [
+    workload('emit in the caller’s transaction, concurrency 1', 'emitInTransaction', 1),
+    workload('emit in the caller’s transaction, concurrency 16', 'emitInTransaction', 16),
+    workload('emit outside, concurrency 1', 'emit', 1),
+    workload('emit outside, concurrency 16', 'emit', 16),
+    workload(`emitMany of ${AT_ONCE}`, 'emitMany', 1),
+  ]
+}
+
+/** No metrics when the arm can't do it. */
+function emit(arm: Arm, { sizes }: Database, way: Way, concurrency: number): Promise<Metrics> {
+  return using(arm, {}, async (contender) => {
+    const count = way === 'emitMany' ? sizes.drain : sizes.emits
+    const work = write(contender, way, count, concurrency)
+    if (!work) return {}
+    const ms = await timed(work)
+    assertEqual('events stored', await contender.pending(), count)
+    await drainAll(contender, count, 24)
+    return { 'events/s': (count / ms) * 1000 }
+  })
+}
+
+function write(
+  contender: Contender,
+  way: Way,
+  count: number,
+  concurrency: number,
+): (() => Promise<void>) | undefined {
+  if (way === 'emitMany') return () => fill(contender, count, AT_ONCE)
+  return contender[way] && (() => inFlight(count, concurrency, (n) => contender[way]?.({ n })))
+}

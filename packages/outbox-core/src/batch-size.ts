@@ -1,0 +1,45 @@
+const FIRST = 100
+
+// A batch that takes longer than this to be started is too much for one worker: the next one is smaller.
+const SLOW_MS = 200
+
+// So is one whose bodies take more of its memory than this, in UTF-16 units.
+const LARGE = 4 * 1024 * 1024
+
+/** How many events one lease takes: more while batches are started quickly, fewer while they are slow or large. */
+export class BatchSize {
+  readonly #least: number
+  readonly #most: number
+  #current: number
+  #startedAt = 0
+  #length = 0
+
+  /** @param least enough to keep every handler busy */
+  constructor(least: number, most: number) {
+    this.#least = least
+    this.#most = most
+    this.#current = Math.min(Math.max(FIRST, least), most)
+  }
+
+  get current(): number {
+    return this.#current
+  }
+
+  /** A new batch was asked for at `now`. */
+  begin(now: number): void {
+    this.#startedAt = now
+    this.#length = 0
+  }
+
+  /** An event with a body of this length belongs to the batch. */
+  add(length: number): void {
+    this.#length += length
+  }
+
+  /** The last event of the batch was started at `now`. What one worker has leased but can't start, others can't take. */
+  end(now: number): void {
+    const tooMuch = now - this.#startedAt > SLOW_MS || this.#length > LARGE
+    const wanted = tooMuch ? Math.max(this.#least, Math.floor(this.#current / 2)) : this.#current * 2
+    this.#current = Math.min(wanted, this.#most)
+  }
+}

@@ -1,0 +1,55 @@
+import { DeleteCommand, type DeleteCommandInput } from '@aws-sdk/lib-dynamodb'
+import { type DocumentClient, send } from './client.ts'
+import { unlessRefused } from './errors.ts'
+import { isPart } from './items.ts'
+import { parallel } from './parallel.ts'
+import type { Queries } from './queries.ts'
+import type { Tables } from './schema.ts'
+
+/** Deletes what has had its time, each item only if that is still so. */
+export class Purge {
+  readonly #client: DocumentClient
+  readonly #tables: Tables
+  readonly #queries: Queries
+
+  constructor(client: DocumentClient, tables: Tables, queries: Queries) {
+    this.#client = client
+    this.#tables = tables
+    this.#queries = queries
+  }
+
+  /** Finished events past their retention; returns how many. */
+  async events(now: number, limit: number): Promise<number> {
+    const ids = await this.#queries.done(now, limit)
+    const deleted = await this.#delete(ids, {
+      TableName: this.#tables.events,
+      ConditionExpression: '#state = :done AND closed_at <= :now',
+      ExpressionAttributeNames: { '#state': 'state' },
+      ExpressionAttributeValues: { ':done': 'done', ':now': now },
+    })
+    return deleted.length
+  }
+
+  /** Expired payloads with all their parts; returns how many payloads. */
+  async payloads(now: number, limit: number): Promise<number> {
+    for (let payloads = 0; ; ) {
+      const ids = await this.#queries.expired(now, limit - payloads)
+      const deleted = await this.#delete(ids, {
+        TableName: this.#tables.payloads,
+        ConditionExpression: 'expires_ms <= :now',
+        ExpressionAttributeValues: { ':now': now },
+      })
+      payloads += deleted.filter((id) => !isPart(id)).length
+      // A page may be short though more follow.
+      if (payloads === limit || deleted.length === 0) return payloads
+    }
+  }
+
+  /** Deletes the items that the condition holds for; returns their ids. */
+  async #delete(ids: readonly string[], where: Omit<DeleteCommandInput, 'Key'>): Promise<readonly string[]> {
+    const deleted = await parallel(ids, (id) =>
+      unlessRefused(send(this.#client, new DeleteCommand({ ...where, Key: { id } })).then(() => true)),
+    )
+    return ids.filter((_, index) => deleted[index])
+  }
+}

@@ -1,0 +1,47 @@
+import { randomUUID } from 'node:crypto'
+import { type ChainableCommander, Redis, type RedisOptions } from 'ioredis'
+import { OutboxEventBus } from 'outbox-core'
+import { afterEach } from 'vitest'
+import { serverUrl } from '../../../test/servers/provided.ts'
+import { RedisIoredisOutbox, type RedisIoredisOutboxOptions } from '../src/index.ts'
+
+/** The server of this project's tests. */
+export const url: string | undefined = serverUrl()
+
+const clients: { disconnect(): void }[] = []
+afterEach(() => {
+  for (const client of clients.splice(0)) client.disconnect()
+})
+
+/** A client that is closed after the test. */
+export function connect(to = url ?? '', options: Omit<RedisOptions, 'replyMapping'> = {}): Redis {
+  return closedAfterwards(new Redis(to, options))
+}
+
+export function closedAfterwards<Client extends Pick<Redis, 'disconnect' | 'on'>>(client: Client): Client {
+  client.on('error', () => {})
+  clients.push(client)
+  return client
+}
+
+/** An initialized outbox with a prefix of its own. */
+export async function opened(redis: Redis = connect(), options: RedisIoredisOutboxOptions = {}) {
+  const prefix = `t${randomUUID().replaceAll('-', '')}`
+  const outbox = new RedisIoredisOutbox<ChainableCommander>(redis, { prefix, logger: false, ...options })
+  await outbox.initialize()
+  return {
+    prefix,
+    redis,
+    outbox,
+    storage: outbox.storage,
+    bus: new OutboxEventBus(outbox),
+    key: (name: string) => `{${prefix}}:${name}`,
+  }
+}
+
+/** Everything under a prefix, as the server itself dumps it. */
+export async function everything(redis: Redis, prefix: string): Promise<Record<string, string>> {
+  const names = (await redis.keys(`{${prefix}}:*`)).sort()
+  const dumps = await Promise.all(names.map((name) => redis.dumpBuffer(name)))
+  return Object.fromEntries(names.map((name, index) => [name, dumps[index]?.toString('base64') ?? '']))
+}

@@ -1,0 +1,46 @@
+import { existsSync, globSync, readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+
+const PAGES = globSync(['README.md', 'docs/*.md', 'packages/*/README.md', 'benchmarks/*.md'])
+
+interface Link {
+  readonly page: string
+  readonly target: string
+  /** What the page says after the link. */
+  readonly after: string
+}
+
+function linksOf(page: string): Link[] {
+  const links = readFileSync(page, 'utf8').matchAll(/\]\(([^)\s]+)\)([^[|\n]*)/g)
+  return [...links].map(([, target = '', after = '']) => ({ page, target, after }))
+}
+
+describe('links', () => {
+  const links = PAGES.flatMap(linksOf).filter(({ target }) => !/^(https?:|#)/.test(target))
+
+  test('are there', () => {
+    expect(links.length).toBeGreaterThan(20)
+  })
+
+  test('lead somewhere', () => {
+    const broken = links.filter(
+      ({ page, target }) => !existsSync(join(dirname(page), target.split('#')[0] ?? '')),
+    )
+    expect(broken).toEqual([])
+  })
+})
+
+describe('requirements', () => {
+  const proofs = linksOf('docs/requirements.md').filter(({ after }) => after.startsWith(': '))
+
+  test('each has a proof, and each proof a test of that name', () => {
+    const rows = readFileSync('docs/requirements.md', 'utf8').match(/^\|/gm)?.length
+    expect(proofs).toHaveLength((rows ?? 0) - 2)
+    const missing = proofs.filter(({ page, target, after }) => {
+      const file = readFileSync(join(dirname(page), target), 'utf8')
+      return !file.includes(after.slice(2).trim())
+    })
+    expect(missing).toEqual([])
+  })
+})

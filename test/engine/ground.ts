@@ -1,0 +1,72 @@
+import Database from 'better-sqlite3'
+import { type Headers, InMemoryOutbox, type Storage } from 'outbox-core'
+import { ManualClock } from 'outbox-core/testing'
+import { SqliteBetterSqlite3Outbox } from 'outbox-sqlite-better-sqlite3'
+import type { InMemoryStorage } from '../../packages/outbox-core/src/memory/storage.ts'
+
+/** A database that one slip runs on, and the time of everything in it. */
+export interface Ground {
+  readonly storage: Storage<unknown>
+  readonly clock: ManualClock
+  advance(ms: number): Promise<void>
+  events(): readonly Stored[]
+  /** Claim ids. */
+  payloads(): readonly string[]
+  close(): void
+}
+
+export interface Stored {
+  readonly id: string
+  readonly type: string
+  readonly state: 'waiting' | 'leased' | 'done' | 'dead'
+  readonly headers: Headers
+}
+
+export function inMemory(): Ground {
+  const clock = new ManualClock()
+  const storage = new InMemoryOutbox({ clock }).storage as InMemoryStorage
+  return {
+    storage: storage as Storage<unknown>,
+    clock,
+    advance: (ms) => clock.advance(ms),
+    events: () => [...storage.events.values()],
+    payloads: () => [...storage.payloads.keys()],
+    close() {},
+  }
+}
+
+const STATES = ['waiting', 'leased', 'done', 'dead'] as const
+
+// Its time is moved by moving everything in it the other way, in steps short enough for leases to be renewed between.
+const MOST_MS = 1_200_000
+
+export async function inSqlite(): Promise<Ground> {
+  const db = new Database(':memory:')
+  const clock = new ManualClock(Date.now())
+  const outbox = new SqliteBetterSqlite3Outbox(db)
+  await outbox.initialize()
+  const events = db.prepare('UPDATE outbox_events SET visible_at = visible_at - ? WHERE state < 2')
+  const payloads = db.prepare('UPDATE saga_store SET expires_at = expires_at - ?')
+  const all = db.prepare('SELECT id, type, state, headers FROM outbox_events')
+  const claims = db.prepare('SELECT id FROM saga_store').pluck()
+  return {
+    storage: outbox.storage as Storage<unknown>,
+    clock,
+    async advance(ms) {
+      for (let left = ms; left > 0; left -= MOST_MS) {
+        const step = Math.min(left, MOST_MS)
+        events.run(step)
+        payloads.run(step)
+        await clock.advance(step)
+      }
+    },
+    events: () =>
+      (all.all() as { id: string; type: string; state: number; headers: string }[]).map((row) => ({
+        ...row,
+        state: STATES[row.state] ?? 'dead',
+        headers: JSON.parse(row.headers) as Headers,
+      })),
+    payloads: () => claims.all() as string[],
+    close: () => void db.close(),
+  }
+}

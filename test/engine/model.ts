@@ -1,0 +1,125 @@
+import { QUIET, type Script, type Step } from './script.ts'
+
+/** How often an activity or a compensation is tried. */
+export const ATTEMPTS = 3
+
+/** A lifecycle event, without what is the same in all of them. */
+export interface Told {
+  readonly kind: string
+  readonly [detail: string]: unknown
+}
+
+/** What must come of a script. */
+export interface Course {
+  /** `execute 0 1`: phase, step, attempt; in order. */
+  readonly runs: readonly string[]
+  readonly told: readonly Told[]
+  /** How many events of the slip were completed, each by what comes after it. */
+  readonly transitions: number
+  /** How often it waited for a human. */
+  readonly burials: number
+}
+
+interface Saga extends Course {
+  readonly queue: readonly Step[]
+  /** Number of the next step. */
+  readonly step: number
+  /** What can be undone, the latest last. */
+  readonly done: readonly { readonly step: number; readonly of: Step }[]
+  readonly variables: Readonly<Record<string, number>>
+  readonly late: boolean
+  readonly fault?: object
+  readonly over: boolean
+}
+
+/** The course of a script: a saga as it is meant, with neither database nor time. */
+export function courseOf({ steps, deadline }: Script): Course {
+  let saga: Saga = {
+    ...{ queue: steps, step: 0, done: [], variables: {}, late: false, over: false },
+    ...{ runs: [], told: [], transitions: 0, burials: 0 },
+  }
+  while (!saga.over) saga = saga.fault ? compensated(saga) : executed(saga, deadline)
+  const { runs, told, transitions, burials } = saga
+  return { runs, told, transitions, burials }
+}
+
+function executed(saga: Saga, deadline: boolean): Saga {
+  const [current = QUIET, ...rest] = saga.queue
+  if (saga.late) return failed(saga, { step: saga.step, name: 'DeadlineError' })
+  const tried = { ...saga, runs: [...saga.runs, ...attempts('execute', saga.step, executions(current))] }
+  const error = errorOf(current)
+  if (error) return failed(tried, { step: saga.step, name: error, activity: activityOf(current) })
+  const { step } = saga
+  const variables = { ...saga.variables, [`did-${step}`]: step }
+  const completed: Saga = {
+    ...tried,
+    ...{ variables, step: step + 1, queue: queueAfter(current, rest) },
+    done: current.way === 'plain' ? saga.done : [...saga.done, { step, of: current }],
+    transitions: saga.transitions + 1,
+    told: [...saga.told, { kind: 'stepCompleted', step, activity: activityOf(current) }],
+    late: deadline && current.mishap === 'outage after it',
+  }
+  if (current.way === 'terminates')
+    return ending(completed, { kind: 'terminated', reason: 'enough', variables })
+  return completed.queue.length > 0 ? completed : ending(completed, { kind: 'completed', variables })
+}
+
+function compensated(saga: Saga): Saga {
+  const last = saga.done.at(-1)
+  if (!last) return ending(saga, { kind: 'compensated', fault: saga.fault })
+  const { step, of } = last
+  const stuck = of.undo === 'sticks' || of.undoMishap === 'killed by it'
+  const once = attempts('compensate', step, stuck ? ATTEMPTS : undoings(of))
+  const done = saga.done.slice(0, -1)
+  const next: Saga = {
+    ...saga,
+    done,
+    transitions: saga.transitions + 1,
+    burials: saga.burials + (stuck ? 1 : 0),
+    runs: [...saga.runs, ...once, ...(stuck ? attempts('compensate', step, 1) : [])],
+    told: stuck ? [...saga.told, { kind: 'compensationFailed', step, fault: saga.fault }] : saga.told,
+  }
+  return done.length > 0 ? next : ending(next, { kind: 'compensated', fault: saga.fault })
+}
+
+function failed(saga: Saga, fault: object): Saga {
+  const told = [...saga.told, { kind: 'faulted', fault }]
+  return { ...saga, fault, told, transitions: saga.transitions + 1 }
+}
+
+function ending(saga: Saga, told: Told): Saga {
+  return { ...saga, over: true, told: [...saga.told, told] }
+}
+
+function errorOf({ way, mishap }: Step): string | undefined {
+  if (mishap === 'killed by it') return 'PermanentError'
+  if (way === 'throws') return 'Error'
+  if (way === 'refuses') return 'PermanentError'
+  return way === 'overruns' ? 'DeadlineError' : undefined
+}
+
+function queueAfter({ way }: Step, rest: readonly Step[]): readonly Step[] {
+  if (way === 'revises') return [...rest, QUIET]
+  return way === 'shortens' ? [] : rest
+}
+
+/** Which activity runs a step. */
+export function activityOf({ way }: Step): 'plain' | 'long' | 'usual' {
+  if (way === 'plain') return 'plain'
+  return way === 'overruns' ? 'long' : 'usual'
+}
+
+function executions({ way, mishap }: Step): number {
+  if (mishap === 'killed by it' || way === 'throws') return ATTEMPTS
+  const again = mishap === 'killed before it' || mishap === 'frozen after it'
+  return way === 'flaky' || way === 'slow' || again ? 2 : 1
+}
+
+function undoings({ undo, undoMishap }: Step): number {
+  const again = undoMishap === 'killed before it' || undoMishap === 'frozen after it'
+  return undo === 'flaky' || again ? 2 : 1
+}
+
+function attempts(phase: string, step: number, count: number): string[] {
+  return Array.from({ length: count }, (_, index) => `${phase} ${step} ${index + 1}`)
+}
