@@ -1,5 +1,5 @@
-import { setTimeout as sleep } from 'node:timers/promises'
-import type { Middleware, Outbox } from 'outbox-core'
+import { once } from 'node:events'
+import type { Delivery, Middleware, Outbox } from 'outbox-core'
 
 /** Where a worker can be killed. */
 export const POINTS = ['leased', 'executing', 'finished', 'settled', 'compensating'] as const
@@ -12,6 +12,12 @@ export interface Fatality {
   readonly nth: number
 }
 
+/** How an activity stalls: until the signal comes, or for a time that blocks the event loop. */
+export type Stalling = { readonly kind: 'hold' } | { readonly kind: 'block'; readonly ms: number }
+
+/** The signal that ends a `hold`. */
+export const GO_ON = 'SIGUSR2'
+
 /**
  * Watches one worker from inside: writes down which leases it lost and, before it kills itself, which handlers had run
  * whose outcome was not known to be written.
@@ -19,7 +25,7 @@ export interface Fatality {
 export class Watch implements Middleware {
   readonly #note: (line: string) => void
   readonly #fatality: Fatality | undefined
-  /** Slips by the id of their events. */
+  /** Slips by lease: a worker that stalls can have two of one event. */
   readonly #held = new Map<string, string>()
   #reached = 0
 
@@ -31,10 +37,10 @@ export class Watch implements Middleware {
   }
 
   async handle(
-    { id, routingSlipId }: { readonly id: string; readonly routingSlipId: string | undefined },
+    { id, attempt, routingSlipId = '' }: Pick<Delivery, 'id' | 'attempt' | 'routingSlipId'>,
     next: () => Promise<void>,
   ): Promise<void> {
-    this.#held.set(id, routingSlipId ?? '')
+    this.#held.set(`${id} ${attempt}`, routingSlipId)
     await next()
   }
 
@@ -62,7 +68,7 @@ export class Watch implements Middleware {
       const results = await write(outcomes, ...more)
       for (const [index, { settle, routingSlipId }] of outcomes.entries()) {
         if (!settle) continue
-        this.#held.delete(settle.id)
+        this.#held.delete(`${settle.id} ${settle.attempt}`)
         if (results[index]?.status === 'lost')
           this.#note(`lost ${routingSlipId} ${settle.kind} ${process.pid}`)
       }
@@ -72,25 +78,24 @@ export class Watch implements Middleware {
   }
 }
 
-/** Takes its time over the first activity of each round, and says so; rounds are in the middle of the slips' ids. */
+/** Stalls in the first activity of each round, and says so; rounds are in the middle of the slips' ids. */
 export class Stall {
   readonly #rounds = new Set<string>()
   readonly #note: (line: string) => void
-  readonly #kind: 'hold' | 'block'
-  readonly #ms: number
+  readonly #stalling: Stalling
 
-  constructor(note: (line: string) => void, { kind, ms }: { kind: 'hold' | 'block'; ms: number }) {
+  constructor(note: (line: string) => void, stalling: Stalling) {
     this.#note = note
-    this.#kind = kind
-    this.#ms = ms
+    this.#stalling = stalling
   }
 
   async inActivity(slipId: string): Promise<void> {
     const [, round = ''] = slipId.split('-')
     if (this.#rounds.has(round)) return
     this.#rounds.add(round)
-    this.#note(`stalling ${round} ${process.pid}`)
-    if (this.#kind === 'hold') await sleep(this.#ms)
-    else Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, this.#ms)
+    const goOn = once(process, GO_ON)
+    this.#note(`stalling ${slipId} ${process.pid}`)
+    if (this.#stalling.kind === 'hold') await goOn
+    else Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, this.#stalling.ms)
   }
 }

@@ -3,7 +3,7 @@ import { appendFileSync } from 'node:fs'
 import { flushCompileCache } from 'node:module'
 import type { BusOptions } from 'outbox-core'
 import { ADAPTERS, type AdapterName } from './adapters/index.ts'
-import type { Fatality } from './points.ts'
+import type { Fatality, Stalling } from './points.ts'
 import { ROLES, type Role } from './roles.ts'
 
 /** What the process is to do; its one argument, as JSON. */
@@ -18,8 +18,8 @@ export interface ProcessSettings {
   readonly bus?: Pick<BusOptions, 'lease' | 'concurrency' | 'batchSize'>
   /** Where it kills itself. */
   readonly fatality?: Fatality
-  /** How long its first activity of each round takes, or blocks the event loop. */
-  readonly stall?: { readonly kind: 'hold' | 'block'; readonly ms: number }
+  /** What its first activity of each round does. */
+  readonly stall?: Stalling
 }
 
 if (process.argv[1] === import.meta.filename) await main(JSON.parse(process.argv[2] ?? ''))

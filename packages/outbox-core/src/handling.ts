@@ -55,6 +55,8 @@ export class Handling {
   async outcome(delivery: Delivery): Promise<Outcome> {
     const registration = this.#registrations.get(delivery.type)
     try {
+      // While it waited for its turn.
+      if (delivery.abortReason) throw delivery.abortReason
       if (!registration) throw new HandlerMissingError(delivery.type)
       this.#refuseExhausted(delivery, registration)
       const running = this.#run(delivery, registration)

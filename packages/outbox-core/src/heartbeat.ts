@@ -41,9 +41,20 @@ export class Heartbeat {
   }
 
   async #beat(): Promise<void> {
-    const staleSince = this.#clock.elapsed() - this.#everyMs / 2
-    const stale = [...this.#held()].filter(({ leasedAt }) => leasedAt <= staleSince)
+    const stale = this.#stale()
     for (let from = 0; from < stale.length; from += BATCH) await this.#extend(stale.slice(from, from + BATCH))
+  }
+
+  /** What has a lease that is not fresh, the latest of each event: a worker can lease again what it has lost. */
+  #stale(): readonly Delivery[] {
+    const since = this.#clock.elapsed() - this.#everyMs / 2
+    const stale = new Map<string, Delivery>()
+    for (const delivery of this.#held()) {
+      if (delivery.leasedAt > since || delivery.abortReason instanceof LeaseLostError) continue
+      stale.get(delivery.id)?.abort(leaseLost())
+      stale.set(delivery.id, delivery)
+    }
+    return [...stale.values()]
   }
 
   async #extend(deliveries: readonly Delivery[]): Promise<void> {
@@ -56,11 +67,15 @@ export class Heartbeat {
         ),
       )
       for (const delivery of deliveries) {
-        if (lost.has(delivery.id)) delivery.abort(new LeaseLostError('the lease went to another worker'))
+        if (lost.has(delivery.id)) delivery.abort(leaseLost())
         else delivery.leasedAt = now
       }
     } catch (error) {
       this.#logger.warn({ error: errorFields(toError(error)) }, 'heartbeat failed, will repeat')
     }
   }
+}
+
+function leaseLost(): LeaseLostError {
+  return new LeaseLostError('the lease ran out and was taken again')
 }

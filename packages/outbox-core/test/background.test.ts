@@ -40,6 +40,46 @@ describe('heartbeat', () => {
     await bus.stop()
     expect(storage.events.size).toBe(0)
   })
+
+  test('ends the earlier attempt, and only that, where the same worker has leased an event again', async () => {
+    const { clock, bus, storage } = still({ lease: '30s', heartbeat: '10s' })
+    const signals: AbortSignal[] = []
+    const { promise, resolve } = Promise.withResolvers<void>()
+    bus.on('long', async (_, { signal }) => {
+      signals.push(signal)
+      await promise
+    })
+    const { extend } = storage
+    storage.extend = () => Promise.reject(new Error('database is away'))
+    await bus.emit('long', {})
+    await bus.start()
+    await clock.advance(32_000)
+    storage.extend = extend
+    await clock.advance(120_000)
+    expect(signals.map(({ aborted }) => aborted)).toEqual([true, false])
+    resolve()
+    await bus.stop()
+    expect([signals.length, storage.events.size]).toEqual([2, 0])
+  })
+
+  test('keeps an event from its handler whose lease was lost while it waited for its turn', async () => {
+    const { clock, bus, storage } = still({ lease: '30s', heartbeat: '10s', concurrency: 1 })
+    const handled: unknown[] = []
+    const { promise, resolve } = Promise.withResolvers<void>()
+    bus.on('test', async ({ payload }) => {
+      handled.push(payload)
+      if (payload === 'first') await promise
+    })
+    await bus.emitMany(['first', 'second'].map((payload) => ({ type: 'test', payload })))
+    await bus.start()
+    await clock.advance(1_000)
+    for (const event of storage.events.values()) if (event.body === '"second"') event.attempt++
+    await clock.advance(20_000)
+    resolve()
+    await clock.advance(1_000)
+    await bus.stop()
+    expect(handled).toEqual(['first'])
+  })
 })
 
 describe('purge', () => {
