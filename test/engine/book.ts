@@ -27,10 +27,12 @@ export class Book {
     this.#ground = ground
   }
 
-  ran(phase: 'execute' | 'compensate', { step, attempt, idempotencyKey }: ActivityContext): void {
+  /** Returns whether it is the first of its kind. */
+  ran(phase: 'execute' | 'compensate', { step, attempt, idempotencyKey }: ActivityContext): boolean {
     this.happened++
     this.runs.push(`${phase} ${step} ${attempt}`)
     const run = `${phase} ${step}`
+    const isFirst = !this.#keys.has(run)
     assert.equal(
       this.#keys.get(run) ?? idempotencyKey,
       idempotencyKey,
@@ -38,6 +40,7 @@ export class Book {
     )
     this.#keys.set(run, idempotencyKey)
     assert.equal(new Set(this.#keys.values()).size, this.#keys.size, 'no two runs share a key')
+    return isFirst
   }
 
   leased(leases: readonly Lease[]): void {
@@ -73,7 +76,8 @@ export class Book {
   }
 
   #applied({ settle, append }: Outcome): void {
-    for (const { id, type } of append) {
+    for (const { id, type, leased } of append) {
+      if (leased) this.#attempts.set(id, 1)
       if (type === 'saga.step') this.#steps.add(id)
       else this.appended.push(type.slice('saga.'.length))
     }

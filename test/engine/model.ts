@@ -1,4 +1,4 @@
-import { QUIET, type Script, type Step } from './script.ts'
+import { type Mishap, QUIET, type Script, type Step } from './script.ts'
 
 /** How often an activity or a compensation is tried. */
 export const ATTEMPTS = 3
@@ -28,6 +28,8 @@ interface Saga extends Course {
   readonly done: readonly { readonly step: number; readonly of: Step }[]
   readonly variables: Readonly<Record<string, number>>
   readonly late: boolean
+  /** How many attempts of the next step a worker has taken that died before it could begin. */
+  readonly taken: number
   readonly fault?: object
   readonly over: boolean
 }
@@ -35,7 +37,7 @@ interface Saga extends Course {
 /** The course of a script: a saga as it is meant, with neither database nor time. */
 export function courseOf({ steps, deadline }: Script): Course {
   let saga: Saga = {
-    ...{ queue: steps, step: 0, done: [], variables: {}, late: false, over: false },
+    ...{ queue: steps, step: 0, done: [], variables: {}, late: false, taken: 0, over: false },
     ...{ runs: [], told: [], transitions: 0, burials: 0 },
   }
   while (!saga.over) saga = saga.fault ? compensated(saga) : executed(saga, deadline)
@@ -46,7 +48,10 @@ export function courseOf({ steps, deadline }: Script): Course {
 function executed(saga: Saga, deadline: boolean): Saga {
   const [current = QUIET, ...rest] = saga.queue
   if (saga.late) return failed(saga, { step: saga.step, name: 'DeadlineError' })
-  const tried = { ...saga, runs: [...saga.runs, ...attempts('execute', saga.step, executions(current))] }
+  const tried = {
+    ...saga,
+    runs: [...saga.runs, ...attempts('execute', saga.step, executions(current), saga.taken)],
+  }
   const error = errorOf(current)
   if (error) return failed(tried, { step: saga.step, name: error, activity: activityOf(current) })
   const { step } = saga
@@ -58,6 +63,7 @@ function executed(saga: Saga, deadline: boolean): Saga {
     transitions: saga.transitions + 1,
     told: [...saga.told, { kind: 'stepCompleted', step, activity: activityOf(current) }],
     late: deadline && current.mishap === 'outage after it',
+    taken: takenBy(current.mishap),
   }
   if (current.way === 'terminates')
     return ending(completed, { kind: 'terminated', reason: 'enough', variables })
@@ -69,11 +75,12 @@ function compensated(saga: Saga): Saga {
   if (!last) return ending(saga, { kind: 'compensated', fault: saga.fault })
   const { step, of } = last
   const stuck = of.undo === 'sticks' || of.undoMishap === 'killed by it'
-  const once = attempts('compensate', step, stuck ? ATTEMPTS : undoings(of))
+  const once = attempts('compensate', step, stuck ? ATTEMPTS : undoings(of), saga.taken)
   const done = saga.done.slice(0, -1)
   const next: Saga = {
     ...saga,
     done,
+    taken: takenBy(of.undoMishap),
     transitions: saga.transitions + 1,
     burials: saga.burials + (stuck ? 1 : 0),
     runs: [...saga.runs, ...once, ...(stuck ? attempts('compensate', step, 1) : [])],
@@ -84,7 +91,7 @@ function compensated(saga: Saga): Saga {
 
 function failed(saga: Saga, fault: object): Saga {
   const told = [...saga.told, { kind: 'faulted', fault }]
-  return { ...saga, fault, told, transitions: saga.transitions + 1 }
+  return { ...saga, fault, told, taken: 0, transitions: saga.transitions + 1 }
 }
 
 function ending(saga: Saga, told: Told): Saga {
@@ -120,6 +127,12 @@ function undoings({ undo, undoMishap }: Step): number {
   return undo === 'flaky' || again ? 2 : 1
 }
 
-function attempts(phase: string, step: number, count: number): string[] {
-  return Array.from({ length: count }, (_, index) => `${phase} ${step} ${index + 1}`)
+// The write that settles a step also leases the next one to its worker.
+function takenBy(mishap: Mishap | undefined): number {
+  return mishap === 'killed when it is written' || mishap === 'outage after it' ? 1 : 0
+}
+
+function attempts(phase: string, step: number, count: number, taken = 0): string[] {
+  const last = Math.min(taken + count, ATTEMPTS)
+  return Array.from({ length: last - taken }, (_, index) => `${phase} ${step} ${taken + index + 1}`)
 }

@@ -77,15 +77,15 @@ class Cast {
   #hire(life: Life): Worker {
     const { storage, clock } = this.#ground
     const fate: Fate = {
-      befall: (mishap, attempt) => this.#befall(life, mishap, attempt),
+      befall: (mishap, isFirst) => this.#befall(life, mishap, isFirst),
       mended: (step) => this.#mended.has(step),
     }
     return worker(gate(storage, this.#book, life), clock, this.#book, fate, ATTEMPTS)
   }
 
-  async #befall(life: Life, mishap: Mishap | undefined, attempt: number): Promise<void> {
+  async #befall(life: Life, mishap: Mishap | undefined, isFirst: boolean): Promise<void> {
     if (mishap === 'killed by it') return life.end()
-    if (attempt > 1) {
+    if (!isFirst) {
       // Both hold the event now: only the attempt number tells whose write counts.
       await this.#frozen?.thaw()
       this.#frozen = undefined
@@ -134,6 +134,7 @@ class Life implements Passage {
     if (!last) {
       const result = await run()
       if (verb === 'lease') this.#leased(result as readonly LeasedEvent[])
+      else this.#leased(outcomes.flatMap(({ append }) => append.filter(({ leased }) => leased)))
       return this.#gone ? never() : result
     }
     this.#gone = true
@@ -143,7 +144,7 @@ class Life implements Passage {
     return never()
   }
 
-  #leased(events: readonly LeasedEvent[]): void {
+  #leased(events: readonly { readonly id: string; readonly type: string }[]): void {
     for (const { id, type } of events) if (type === 'saga.step') this.#stepId = id
   }
 }

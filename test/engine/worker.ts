@@ -25,7 +25,7 @@ export const DEADLINE_MS = 24 * LEASE_MS
 /** What the activities of one worker ask whoever decides what befalls it. */
 export interface Fate {
   /** Called when an activity or a compensation begins; does not return where it does not survive that. */
-  befall(mishap: Mishap | undefined, attempt: number): Promise<void>
+  befall(mishap: Mishap | undefined, isFirst: boolean): Promise<void>
   /** Whether a human has mended what sticks in a step's compensation. */
   mended(step: number): boolean
 }
@@ -67,11 +67,11 @@ export function worker(
   })
   const usual: Activity<'usual', Step, Done> = activity('usual', {
     async execute(step: Step, context): Promise<ActivityResult<Done>> {
-      book.ran('execute', context)
-      await fate.befall(step.mishap, context.attempt)
-      if (step.way === 'throws' || (step.way === 'flaky' && context.attempt === 1)) throw new Error(step.way)
+      const isFirst = book.ran('execute', context)
+      await fate.befall(step.mishap, isFirst)
+      if (step.way === 'throws' || (step.way === 'flaky' && isFirst)) throw new Error(step.way)
       if (step.way === 'refuses') throw new PermanentError(step.way)
-      if (step.way === 'overruns' || (step.way === 'slow' && context.attempt === 1)) await never()
+      if (step.way === 'overruns' || (step.way === 'slow' && isFirst)) await never()
       return {
         log: { step: context.step, of: step } satisfies Done,
         variables: { [`did-${context.step}`]: context.step },
@@ -82,12 +82,11 @@ export function worker(
     },
     async compensate({ of, step }: Done, context) {
       if (step !== context.step) throw new PermanentError(`the log of step ${step} came to ${context.step}`)
-      book.ran('compensate', context)
+      const isFirst = book.ran('compensate', context)
       if (!(of.undoMishap === 'killed by it' && fate.mended(step))) {
-        await fate.befall(of.undoMishap, context.attempt)
+        await fate.befall(of.undoMishap, isFirst)
       }
-      const fails =
-        (of.undo === 'flaky' && context.attempt === 1) || (of.undo === 'sticks' && !fate.mended(step))
+      const fails = (of.undo === 'flaky' && isFirst) || (of.undo === 'sticks' && !fate.mended(step))
       if (fails) throw new Error(of.undo)
     },
   })

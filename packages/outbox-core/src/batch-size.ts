@@ -11,7 +11,7 @@ export class BatchSize {
   readonly #least: number
   readonly #most: number
   #current: number
-  #startedAt = 0
+  #startedAt: number | undefined
   #length = 0
 
   /** @param least enough to keep every handler busy */
@@ -25,7 +25,7 @@ export class BatchSize {
     return this.#current
   }
 
-  /** A new batch was asked for at `now`. */
+  /** A new batch, asked for at `now`, is all there is to do. */
   begin(now: number): void {
     this.#startedAt = now
     this.#length = 0
@@ -38,8 +38,10 @@ export class BatchSize {
 
   /** The last event of the batch was started at `now`. What one worker has leased but can't start, others can't take. */
   end(now: number): void {
+    if (this.#startedAt === undefined) return
     const tooMuch = now - this.#startedAt > SLOW_MS || this.#length > LARGE
     const wanted = tooMuch ? Math.max(this.#least, Math.floor(this.#current / 2)) : this.#current * 2
     this.#current = Math.min(wanted, this.#most)
+    this.#startedAt = undefined
   }
 }

@@ -27,6 +27,8 @@ export class Delivery implements OutboxEvent {
   readonly append: NewEvent[] = []
   readonly put: PayloadRecord[] = []
   readonly remove: string[] = []
+  /** The payloads put in the write that appended the event, where this worker made it. */
+  carried: readonly PayloadRecord[] = []
   /** The payload that the event's claim led to, as it is stored: put again when it has to live on. */
   stored: StoredPayload | undefined
   /** Called once the event is completed and written; must not throw or reject. */

@@ -1,6 +1,7 @@
 import { BatchSize } from './batch-size.ts'
 import type { DispatcherSettings } from './bus-options.ts'
 import type { Clock } from './clock.ts'
+import { leasedBy, leasingOn } from './continuing.ts'
 import { Delivery } from './delivery.ts'
 import type { Emission } from './emission.ts'
 import { StoppingError, StorageError, toError } from './errors.ts'
@@ -8,10 +9,10 @@ import { type Handling, released } from './handling.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { errorFields, type Logger } from './logger.ts'
 import type { Outbox } from './outbox.ts'
+import { Poller, type Taken } from './poller.ts'
 import { Purger } from './purger.ts'
 import { type Finished, Settler } from './settler.ts'
-import type { LeasedEvent, OutcomeResult } from './storage.ts'
-import { WakeTimes } from './wake-times.ts'
+import type { LeasedEvent, Outcome, OutcomeResult, PayloadRecord } from './storage.ts'
 
 // How long handlers may still take after their signal was aborted.
 const GRACE_MS = 1_000
@@ -34,14 +35,13 @@ export class Dispatcher {
   /** Everything leased here and not yet settled. */
   readonly #held = new Set<Delivery>()
   readonly #queue: Delivery[] = []
-  readonly #wakeTimes = new WakeTimes()
+  readonly #poller: Poller
   readonly #batchSize: BatchSize
+  /** Whether the last lease may have left something waiting. */
+  #backlog = true
   #active = 0
   #stopping = false
-  #wakeUp: (() => void) | undefined
-  #roomMade: (() => void) | undefined
   #allSettled: (() => void) | undefined
-  #polling: Promise<void> = Promise.resolve()
   #unsubscribe: (() => void) | undefined
   #unlisten: (() => Promise<void>) | undefined
 
@@ -61,12 +61,14 @@ export class Dispatcher {
     this.#completed = parts.completed
     const { batchSize, concurrency } = parts.settings
     this.#batchSize = new BatchSize(concurrency, batchSize)
-    this.#settler = new Settler(parts.outbox, batchSize, (finished, result) =>
-      this.#settled(finished, result),
-    )
+    this.#settler = new Settler(parts.outbox, batchSize, (...settled) => this.#settled(...settled))
     const { leaseMs, heartbeatMs: everyMs, purgeIntervalMs } = parts.settings
     this.#heartbeat = new Heartbeat(parts.outbox, { everyMs, leaseMs }, () => this.#held)
     this.#purger = new Purger(parts.outbox, purgeIntervalMs)
+    this.#poller = new Poller(this.#clock, parts.settings, {
+      full: () => this.#full(),
+      lease: () => this.#leaseOrLog(),
+    })
   }
 
   /** @throws what the first lease throws, unless it is a failure that may pass by itself. */
@@ -77,18 +79,16 @@ export class Dispatcher {
       if (!(error instanceof StorageError && error.transient)) throw error
       this.#logger.warn({ error: errorFields(error) }, 'the database is not there yet; polling until it is')
     }
-    this.#unsubscribe = this.#outbox.onWake((inMs) => this.#wakeIn(inMs))
+    this.#unsubscribe = this.#outbox.onWake((inMs) => this.#poller.wakeIn(inMs))
     this.#unlisten = await this.#listen()
     this.#heartbeat.start()
     this.#purger.start()
-    this.#polling = this.#poll()
+    this.#poller.start()
   }
 
   /** Takes nothing new, waits for what runs, then aborts it, and gives back every lease that the database lets it. */
   async stop(drainMs: number): Promise<void> {
     this.#stopping = true
-    this.#wakeUp?.()
-    this.#roomMade?.()
     this.#unsubscribe?.()
     if (await this.#within(drainMs + 2 * GRACE_MS + UNANSWERED_MS, this.#end(drainMs))) return
     this.#settler.abandon()
@@ -97,8 +97,8 @@ export class Dispatcher {
   }
 
   async #end(drainMs: number): Promise<void> {
-    await Promise.all([this.#polling, this.#purger.stop(), this.#unlisten?.()])
-    for (const delivery of this.#queue.splice(0)) this.#settler.add({ delivery, outcome: released(delivery) })
+    await Promise.all([this.#poller.stop(), this.#purger.stop(), this.#unlisten?.()])
+    this.#releaseQueue()
     if (!(await this.#emptied(drainMs))) {
       const reason = new StoppingError('the bus is stopping')
       for (const delivery of this.#held) delivery.abort(reason, { wait: true })
@@ -115,7 +115,7 @@ export class Dispatcher {
 
   async #listen(): Promise<(() => Promise<void>) | undefined> {
     try {
-      return await this.#outbox.storage.listen?.(() => this.#wakeIn(0))
+      return await this.#outbox.storage.listen?.(() => this.#poller.wakeIn(0))
     } catch (error) {
       const fields = { error: errorFields(toError(error)) }
       this.#logger.warn(fields, 'other processes can’t wake this one; polling finds their events')
@@ -123,75 +123,41 @@ export class Dispatcher {
     }
   }
 
-  async #poll(): Promise<void> {
-    const { minPollMs, maxPollMs } = this.#settings
-    let pause = minPollMs
-    while (!this.#stopping) {
-      await this.#room()
-      this.#wakeTimes.dropUntil(this.#clock.elapsed())
-      const wanted = this.#batchSize.current
-      const taken = await this.#leaseOrLog()
-      if (taken > 0) pause = minPollMs
-      if (taken === wanted) continue
-      const woken = await this.#sleep(pause)
-      pause = woken ? minPollMs : Math.min(pause * 2, maxPollMs)
-    }
-  }
-
-  async #room(): Promise<void> {
-    while (this.#full() && !this.#stopping) {
-      await new Promise<void>((resolve) => {
-        this.#roomMade = resolve
-      })
-    }
-  }
-
-  /** Resolves after `ms`, or with true as soon as an event is known to be due. */
-  async #sleep(ms: number): Promise<boolean> {
-    const end = this.#clock.elapsed() + ms
-    while (!this.#stopping) {
-      const now = this.#clock.elapsed()
-      const due = this.#wakeTimes.next
-      if (due !== undefined && due <= now) return true
-      const left = Math.min(end, due ?? end) - now
-      if (left <= 0) return false
-      await new Promise<void>((resolve) => {
-        const cancel = this.#clock.after(left, resolve)
-        this.#wakeUp = () => {
-          cancel()
-          resolve()
-        }
-      })
-    }
-    return false
-  }
-
-  async #leaseOrLog(): Promise<number> {
+  async #leaseOrLog(): Promise<Taken> {
     try {
       return await this.#lease()
     } catch (thrown) {
       const error = toError(thrown)
       const level = error instanceof StorageError ? 'warn' : 'error'
       this.#logger[level]({ error: errorFields(error) }, 'lease failed, will repeat')
-      return 0
+      return { count: 0, more: false }
     }
   }
 
-  async #lease(): Promise<number> {
-    const { leaseMs, retentionMs } = this.#settings
+  async #lease(): Promise<Taken> {
     const leasedAt = this.#clock.elapsed()
-    const events = await this.#outbox.storage.lease(this.#batchSize.current, leaseMs)
-    if (this.#queue.length === 0) this.#batchSize.begin(leasedAt)
-    for (const leased of events) this.#accept(leased, leasedAt, retentionMs)
+    const wanted = this.#batchSize.current
+    const events = await this.#outbox.storage.lease(wanted, this.#settings.leaseMs)
+    this.#backlog = events.length === wanted
+    if (events.length > 0 && this.#queue.length === 0) this.#batchSize.begin(leasedAt)
+    for (const leased of events) {
+      this.#accept(leased, leasedAt)
+      this.#batchSize.add(leased.body.length)
+    }
     this.#startMore()
-    return events.length
+    return { count: events.length, more: this.#backlog }
   }
 
-  #accept(leased: LeasedEvent, leasedAt: number, keepMs: number): void {
-    const delivery = new Delivery(leased, this.#emission, this.#logger, leasedAt, keepMs)
+  #accept(leased: LeasedEvent, leasedAt: number, carried: readonly PayloadRecord[] = []): void {
+    const { retentionMs } = this.#settings
+    const delivery = new Delivery(leased, this.#emission, this.#logger, leasedAt, retentionMs)
+    delivery.carried = carried
     this.#held.add(delivery)
     this.#queue.push(delivery)
-    this.#batchSize.add(leased.body.length)
+  }
+
+  #releaseQueue(): void {
+    for (const delivery of this.#queue.splice(0)) this.#settler.add({ delivery, outcome: released(delivery) })
   }
 
   #startMore(): void {
@@ -207,9 +173,16 @@ export class Dispatcher {
     this.#active++
     const outcome = await this.#handling.outcome(delivery)
     this.#active--
-    this.#settler.add({ delivery, outcome })
+    this.#settler.add({ delivery, outcome: this.#goingOn(outcome) })
     this.#startMore()
-    if (!this.#full()) this.#roomMade?.()
+    this.#poller.offerRoom()
+  }
+
+  // Not past what has waited for longer: then it is leased in its turn, with many others at once.
+  #goingOn(outcome: Outcome): Outcome {
+    const room = !this.#stopping && !this.#backlog && !this.#full()
+    if (!room || outcome.append.length > this.#batchSize.current) return outcome
+    return leasingOn(outcome, this.#settings.leaseMs, (type) => this.#handling.handles(type))
   }
 
   #full(): boolean {
@@ -217,16 +190,19 @@ export class Dispatcher {
     return this.#queue.length > current / 2 || this.#held.size > current * 2
   }
 
-  #settled({ delivery, outcome }: Finished, result: OutcomeResult): void {
+  #settled({ delivery, outcome }: Finished, result: OutcomeResult, writingSince: number): void {
+    if (result.status === 'applied') this.#goOn(outcome, writingSince)
     this.#held.delete(delivery)
     if (this.#held.size === 0) this.#allSettled?.()
     if (result.status === 'applied' && outcome.settle?.kind === 'complete') this.#completed(delivery)
-    if (!this.#full()) this.#roomMade?.()
+    this.#poller.offerRoom()
   }
 
-  #wakeIn(inMs: number): void {
-    this.#wakeTimes.add(this.#clock.elapsed() + Math.max(0, inMs))
-    this.#wakeUp?.()
+  #goOn(outcome: Outcome, leasedAt: number): void {
+    const events = leasedBy(outcome, this.#clock.now())
+    for (const event of events) this.#accept(event, leasedAt, outcome.put)
+    if (this.#stopping) this.#releaseQueue()
+    else if (events.length > 0) this.#startMore()
   }
 
   /** Whether everything leased was settled within `ms`. */

@@ -28,7 +28,7 @@ export interface OutboxEvent<Type extends string = string, Payload = unknown> {
   readonly type: Type
   readonly payload: Payload
   readonly headers: Headers
-  /** When the database stored it. */
+  /** When the database stored it; by its worker's clock, when that goes on with what its own handler emitted. */
   readonly createdAt: Date
   /** 1 for the first attempt. Released leases don't count. */
   readonly attempt: number

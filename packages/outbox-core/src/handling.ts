@@ -51,6 +51,10 @@ export class Handling {
     this.#logger = parts.logger
   }
 
+  handles(type: string): boolean {
+    return this.#registrations.has(type)
+  }
+
   /** Runs the handler and says what to write. Never throws. */
   async outcome(delivery: Delivery): Promise<Outcome> {
     const registration = this.#registrations.get(delivery.type)

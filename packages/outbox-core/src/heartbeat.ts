@@ -50,7 +50,7 @@ export class Heartbeat {
     const since = this.#clock.elapsed() - this.#everyMs / 2
     const stale = new Map<string, Delivery>()
     for (const delivery of this.#held()) {
-      if (delivery.leasedAt > since || delivery.abortReason instanceof LeaseLostError) continue
+      if (delivery.leasedAt > since) continue
       stale.get(delivery.id)?.abort(leaseLost())
       stale.set(delivery.id, delivery)
     }

@@ -237,7 +237,8 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
     let soonest = Number.POSITIVE_INFINITY
     for (const [index, { settle, append }] of outcomes.entries()) {
       if (results[index]?.status !== 'applied') continue
-      for (const { due } of append) soonest = Math.min(soonest, 'at' in due ? due.at - now : due.inMs)
+      for (const { due, leased } of append)
+        if (!leased) soonest = Math.min(soonest, 'at' in due ? due.at - now : due.inMs)
       if (settle?.kind === 'retry') soonest = Math.min(soonest, settle.delayMs)
       if (settle?.kind === 'revive') soonest = Math.min(soonest, 0)
     }

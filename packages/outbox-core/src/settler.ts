@@ -12,8 +12,13 @@ export interface Finished {
   readonly outcome: Outcome
 }
 
+/** Told what became of an outcome, and since when (by the clock's `elapsed`) it has been under way to the database. */
+type Settled = (finished: Finished, result: OutcomeResult, writingSince: number) => void
+
 const FIRST_PAUSE_MS = 10
 const LONGEST_PAUSE_MS = 1_000
+
+const LOST: OutcomeResult = { status: 'lost' }
 
 /**
  * Writes outcomes in batches: what finishes while one write is under way goes into the next. A write that fails
@@ -24,16 +29,12 @@ export class Settler {
   readonly #clock: Clock
   readonly #logger: Logger
   readonly #batchSize: number
-  readonly #settled: (finished: Finished, result: OutcomeResult) => void
+  readonly #settled: Settled
   readonly #pending: Finished[] = []
   #flushing: Promise<void> | undefined
   #abandoned = false
 
-  constructor(
-    outbox: Outbox,
-    batchSize: number,
-    settled: (finished: Finished, result: OutcomeResult) => void,
-  ) {
+  constructor(outbox: Outbox, batchSize: number, settled: Settled) {
     this.#outbox = outbox
     this.#clock = outbox.clock
     this.#logger = outbox.logger
@@ -67,9 +68,10 @@ export class Settler {
 
   async #write(batch: readonly Finished[]): Promise<void> {
     for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(pause * 2, LONGEST_PAUSE_MS)) {
+      const since = this.#clock.elapsed()
       try {
         const results = await this.#outbox.write(batch.map(({ outcome }) => outcome))
-        for (const [index, finished] of batch.entries()) this.#report(finished, results[index])
+        for (const [index, finished] of batch.entries()) this.#report(finished, results[index], since)
         return
       } catch (thrown) {
         const error = toError(thrown)
@@ -103,12 +105,12 @@ export class Settler {
       { events: batch.length, error: errorFields(error) },
       'settling given up; the leases will run out',
     )
-    for (const finished of batch) this.#settled(finished, { status: 'lost' })
+    for (const finished of batch) this.#settled(finished, LOST, this.#clock.elapsed())
   }
 
-  #report(finished: Finished, result: OutcomeResult = { status: 'lost' }): void {
+  #report(finished: Finished, result: OutcomeResult = LOST, since: number): void {
     if (result.status === 'lost')
       this.#logger.warn(finished.delivery.logFields, 'lease was lost: outcome not written')
-    this.#settled(finished, result)
+    this.#settled(finished, result, since)
   }
 }

@@ -18,6 +18,12 @@ export interface NewEvent {
   readonly headers: Headers
   readonly due: When
   /**
+   * Stored as leased until it is due, with attempt 1: the worker that settles another event in the same outcome, and
+   * only such a one, goes on with this one at once.
+   * @default false
+   */
+  readonly leased?: boolean
+  /**
    * Set when the caller chose the id, so that the event may be in the outbox already: a digest of type and
    * payload that tells a repetition from another event. Such an event is the only one in its outcome.
    */

@@ -72,7 +72,7 @@ export class Items {
   }
 
   /** Appends an event unless its id is taken; a refusal says what is there. @throws EventTooLargeError */
-  append({ id, type, body, headers, due, fingerprint }: NewEvent): Put {
+  append({ id, type, body, headers, due, leased, fingerprint }: NewEvent): Put {
     const item: EventItem = {
       ...{
         id,
@@ -82,7 +82,8 @@ export class Items {
         created: this.#clock.now(),
         visible: this.#at(due),
       },
-      ...{ attempt: 0, uncounted: 0, state: 'waiting', due_shard: this.shard(id) },
+      ...{ attempt: leased ? 1 : 0, state: leased ? 'leased' : 'waiting' },
+      ...{ uncounted: 0, due_shard: this.shard(id) },
       ...(fingerprint !== null && { fingerprint }),
     }
     const [limit, bytes] = [ITEM_BYTES - SETTLING_BYTES, itemBytes({ ...item })]

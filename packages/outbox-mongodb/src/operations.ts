@@ -15,7 +15,7 @@ export function heldFilter(leases: readonly Lease[], state: 'leased' | 'dead'): 
 }
 
 /** Inserts an event unless its id is taken; by an update, since only updates know the server's clock. */
-export function appendOperation({ id, type, body, headers, fingerprint, due }: NewEvent): Operation {
+export function appendOperation({ id, type, body, headers, fingerprint, due, leased }: NewEvent): Operation {
   const event = {
     type: { $literal: type },
     body: { $literal: body },
@@ -23,9 +23,9 @@ export function appendOperation({ id, type, body, headers, fingerprint, due }: N
     fingerprint: { $literal: fingerprint },
     created: '$$NOW',
     visible: moment(due),
-    attempt: 0,
+    attempt: leased ? 1 : 0,
     uncounted: 0,
-    state: 'waiting',
+    state: leased ? 'leased' : 'waiting',
     open: true,
   }
   const fresh = { $mergeObjects: ['$$ROOT', event] }

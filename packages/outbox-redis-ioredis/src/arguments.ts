@@ -61,7 +61,11 @@ function outcomeArguments({ settle, append, put, remove }: Outcome): Argument[] 
   return [
     ...(settle ? settlementArguments(settle) : ['']),
     String(append.length),
-    ...append.flatMap((event) => [...eventArguments(event), event.fingerprint ?? '']),
+    ...append.flatMap((event) => [
+      ...eventArguments(event),
+      event.fingerprint ?? '',
+      event.leased ? '1' : '0',
+    ]),
     String(put.length),
     ...put.flatMap(payloadArguments),
     String(remove.length),

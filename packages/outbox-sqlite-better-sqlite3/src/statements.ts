@@ -38,10 +38,11 @@ function texts({ events, payloads }: Tables) {
       WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = held.needed
       RETURNING "${events}".id`,
     holds: `SELECT id FROM "${events}" WHERE id = ? AND attempt = ? AND state = ?`,
-    appendOne: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, created_at, visible_at)
-      VALUES (?, ?, ?, ?, ?, ${NOW}, coalesce(?, ${NOW} + ?)) ON CONFLICT (id) DO NOTHING`,
-    appendMany: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, created_at, visible_at)
-      SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, ${NOW}, coalesce(value ->> 5, ${NOW} + (value ->> 6))
+    appendOne: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
+      VALUES (?, ?, ?, ?, ?, ?, ?, ${NOW}, coalesce(?, ${NOW} + ?)) ON CONFLICT (id) DO NOTHING`,
+    appendMany: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
+      SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, ${NOW},
+        coalesce(value ->> 7, ${NOW} + (value ->> 8))
       FROM json_each(?) WHERE true ORDER BY key ON CONFLICT (id) DO NOTHING RETURNING id`,
     fingerprint: `SELECT fingerprint FROM "${events}" WHERE id = ?`,
     put: `INSERT INTO "${payloads}" (id, data, expires_at) VALUES (?, ?, coalesce(?, ${NOW} + ?))
@@ -108,8 +109,17 @@ export function whenParameters(when: When): [number | null, number | null] {
 }
 
 /** An event's parameters for `appendOne` and `appendMany`. */
-export function eventParameters({ id, type, body, headers, fingerprint, due }: NewEvent): unknown[] {
-  return [id, type, body, JSON.stringify(headers), fingerprint, ...whenParameters(due)]
+export function eventParameters({
+  id,
+  type,
+  body,
+  headers,
+  fingerprint,
+  due,
+  leased = false,
+}: NewEvent): unknown[] {
+  const [state, attempt] = leased ? [STATE.leased, 1] : [STATE.waiting, 0]
+  return [id, type, body, JSON.stringify(headers), fingerprint, state, attempt, ...whenParameters(due)]
 }
 
 /** The statement that settles, and its row: `complete` and `discard` delete the event. */

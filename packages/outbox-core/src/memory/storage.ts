@@ -197,12 +197,13 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
     }
   }
 
-  #append({ id, type, body, headers, due, fingerprint }: Outcome['append'][number]): void {
+  #append({ id, type, body, headers, due, leased, fingerprint }: Outcome['append'][number]): void {
     const createdAt = this.#clock.now()
     const event: StoredEvent = {
       sequence: ++this.#sequence,
       ...{ id, type, body, headers: { ...headers }, fingerprint, createdAt },
-      ...{ state: 'waiting', visibleAt: 0, attempt: 0, uncounted: 0, error: '', diedAt: 0 },
+      ...{ state: leased ? 'leased' : 'waiting', visibleAt: 0, attempt: leased ? 1 : 0 },
+      ...{ uncounted: 0, error: '', diedAt: 0 },
     }
     this.events.set(id, event)
     this.reschedule(event, this.#at(due))

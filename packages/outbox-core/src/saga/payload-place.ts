@@ -1,7 +1,7 @@
 import { v4 as uuid } from 'uuid'
 import type { Clock } from '../clock.ts'
 import type { Delivery } from '../delivery.ts'
-import type { EventDraft } from '../event.ts'
+import { CLAIM_EXPIRES_HEADER, type EventDraft } from '../event.ts'
 import type { Outbox } from '../outbox.ts'
 import { PayloadLog } from '../payload-log.ts'
 import { PayloadCodec } from './payload-frame.ts'
@@ -37,11 +37,21 @@ class SameDatabase implements PayloadPlace {
 
   async take(delivery: Delivery, claimId: string, ttlMs: number): Promise<Uint8Array | undefined> {
     const { routingSlipId } = delivery
-    const frame = await this.#store.frame(claimId, routingSlipId === undefined ? {} : { routingSlipId })
+    const frame = this.#carried(delivery, claimId) ?? (await this.#read(claimId, routingSlipId))
     if (!frame) return undefined
     delivery.remove.push(claimId)
     delivery.stored = { id: claimId, data: frame, ttlMs }
     return this.#store.unframe(claimId, frame, routingSlipId)
+  }
+
+  /** What this worker has just put need not be read again. */
+  #carried({ carried, headers }: Delivery, claimId: string): Uint8Array | undefined {
+    if (Number(headers[CLAIM_EXPIRES_HEADER]) <= this.#store.outbox.clock.now()) return undefined
+    return carried.find(({ id }) => id === claimId)?.data
+  }
+
+  #read(claimId: string, routingSlipId: string | undefined): Promise<Uint8Array | undefined> {
+    return this.#store.frame(claimId, routingSlipId === undefined ? {} : { routingSlipId })
   }
 }
 

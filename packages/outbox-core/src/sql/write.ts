@@ -132,10 +132,10 @@ function addAppends(parts: Parts, { events }: PostgresTables, outcomes: readonly
   const ordered = rows.map((row, place) => ({ place, ...row }))
   parts.add(
     'appended',
-    `INSERT INTO ${events} (id, type, body, headers, fingerprint, created_at, visible_at)
-      SELECT id, type, body, headers, fingerprint, clock_timestamp(), ${moment('at', 'delay')}
+    `INSERT INTO ${events} (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
+      SELECT id, type, body, headers, fingerprint, state, attempt, clock_timestamp(), ${moment('at', 'delay')}
       FROM ${parts.rows(ordered)} AS a (place int, n int, settles bool, id text, type text, body text,
-        headers text, fingerprint text, at float8, delay float8)
+        headers text, fingerprint text, state int, attempt int, at float8, delay float8)
       WHERE ${parts.applied('a')} ORDER BY place
       ON CONFLICT (id) DO NOTHING RETURNING id, fingerprint`,
   )
@@ -196,8 +196,10 @@ function condition({ settle, append }: Outcome, n: number): object {
   }
 }
 
-function eventRow({ id, type, body, headers, fingerprint, due: when }: NewEvent) {
-  return { id, type, body, headers: JSON.stringify(headers), fingerprint, ...due(when) }
+function eventRow({ id, type, body, headers, fingerprint, leased, due: when }: NewEvent) {
+  const state = leased ? STATE.leased : STATE.waiting
+  const attempt = leased ? 1 : 0
+  return { id, type, body, headers: JSON.stringify(headers), fingerprint, state, attempt, ...due(when) }
 }
 
 interface Numbered {

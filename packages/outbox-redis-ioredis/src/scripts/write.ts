@@ -6,7 +6,8 @@ import { ASSERT_TYPES, type Script, script } from './script.ts'
  * KEYS  root
  * ARGV  channel to announce on ('' for none), '1' to write even when memory is full, number of outcomes, then for each:
  *         kind ('' for none); with a kind: id, attempt, milliseconds, error, '1' when the attempt counts
- *         number of events, then for each: id, type, body, headers, due at ('' for none), due in, fingerprint ('' for none)
+ *         number of events, then for each: id, type, body, headers, due at ('' for none), due in, fingerprint ('' for none),
+ *         '1' when it is leased
  *         number of payloads, then for each: id, data, expires at ('' for none), expires in
  *         number of removed payloads, then their ids
  * Returns for each outcome: 'applied', 'lost', or 'duplicate' and the first one's fingerprint after a space
@@ -48,7 +49,7 @@ for n = 1, tonumber(ARGV[3]) do
   end
   local result = settle and is_lost(settle) and 'lost' or 'applied'
   local events = {}
-  for _, event in ipairs(take_list(7)) do
+  for _, event in ipairs(take_list(8)) do
     local key = root .. 'event:' .. event[1]
     local known = appended[event[1]] or redis.pcall('HGET', key, 'fingerprint')
     if type(known) == 'table' then return redis.error_reply('WRONGTYPE ' .. key .. ' holds something else') end
@@ -97,9 +98,11 @@ for _, outcome in ipairs(outcomes) do
   local settle, events, payloads, removed = unpack(outcome, 1, 4)
   if settle then apply_settlement(unpack(settle)) end
   for _, event in ipairs(events) do
+    local is_leased = event[8] == '1'
     redis.call('HSET', root .. 'event:' .. event[1], 'type', event[2], 'body', event[3], 'headers', event[4],
-      'fingerprint', event[7], 'created', text(now), 'attempt', '0', 'uncounted', '0', 'state', 'waiting')
-    redis.call('ZADD', due, moment(event[5], event[6]), event[1])
+      'fingerprint', event[7], 'created', text(now), 'uncounted', '0',
+      'attempt', is_leased and '1' or '0', 'state', is_leased and 'leased' or 'waiting')
+    redis.call('ZADD', is_leased and leased or due, moment(event[5], event[6]), event[1])
   end
   for _, payload in ipairs(payloads) do
     redis.call('SET', root .. 'saga:' .. payload[1], payload[2], 'PXAT', moment(payload[3], payload[4]))

@@ -19,6 +19,24 @@ export function outcomeContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(await payloadTexts(place)).toEqual({ new: 'new' })
     })
 
+    test('lease what they append to the worker that settles, where it says so', async (place) => {
+      const { storage } = place.outbox
+      const lease = await leased(place)
+      const next = { ...newEvent(), due: { inMs: LEASE_MS }, leased: true }
+      const other = newEvent({ due: FAR })
+      const outcome = settling(settlement('complete', lease), { append: [other, next] })
+      expect(await storage.write([outcome])).toEqual([{ status: 'applied' }])
+      expect(await rawEvent(place, next.id)).toMatchObject({ state: 'leased', attempt: 1 })
+      expect(await rawEvent(place, other.id)).toMatchObject({ state: 'waiting', attempt: 0 })
+      expect(await storage.stats()).toMatchObject({ due: 0, leased: 1 })
+      expect(await storage.lease(10, LEASE_MS)).toEqual([])
+      const held = { id: next.id, attempt: 1 }
+      expect(await storage.extend([held], LEASE_MS)).toEqual([])
+      await place.expireLeases()
+      expect(await storage.lease(10, LEASE_MS)).toMatchObject([{ ...held, attempt: 2, body: next.body }])
+      expect(await storage.write([settling(settlement('complete', held))])).toEqual([{ status: 'lost' }])
+    })
+
     test('of one batch are applied, lost or duplicate, and only the applied ones show', async (place) => {
       const { storage } = place.outbox
       const ids = ['for-lost', 'for-duplicate', 'for-applied', 'for-settled', 'shared']

@@ -1,0 +1,25 @@
+import type { LeasedEvent, NewEvent, Outcome } from './storage.ts'
+
+/**
+ * What a handler appended is leased to its worker by the write that appends it, instead of by a write of its own: a
+ * saga then costs one commit a step. Only what is due at once and handled here.
+ */
+export function leasingOn(outcome: Outcome, leaseMs: number, handles: (type: string) => boolean): Outcome {
+  if (outcome.settle?.kind !== 'complete' || !outcome.append.some(isDueAtOnce)) return outcome
+  const due = { inMs: leaseMs }
+  const append = outcome.append.map((event) =>
+    isDueAtOnce(event) && handles(event.type) ? { ...event, due, leased: true } : event,
+  )
+  return { ...outcome, append }
+}
+
+/** The events that an applied outcome leased, as a lease would have brought them. */
+export function leasedBy({ append }: Outcome, createdAt: number): LeasedEvent[] {
+  return append
+    .filter(({ leased }) => leased)
+    .map(({ id, type, body, headers }) => ({ id, type, body, headers, createdAt, attempt: 1, uncounted: 0 }))
+}
+
+function isDueAtOnce({ due }: NewEvent): boolean {
+  return 'inMs' in due && due.inMs === 0
+}
