@@ -16,10 +16,10 @@ export async function catalog(raw: RawClient, schema: string): Promise<unknown> 
   return { columns: columns.rows, indexes: indexes.rows }
 }
 
-/** What only speeds things up: how payload bytes are stored, how often the events are vacuumed. */
+/** What only speeds things up: how bodies and payload bytes are stored, how often the events are vacuumed. */
 export async function tuning(raw: RawClient, schema: string): Promise<unknown> {
   const { rows } = await raw.query(
-    `SELECT relname, reloptions, (SELECT attstorage FROM pg_attribute WHERE attrelid = c.oid AND attname = 'data') AS storage
+    `SELECT relname, reloptions, (SELECT attstorage FROM pg_attribute WHERE attrelid = c.oid AND attname IN ('body', 'data')) AS storage
      FROM pg_class AS c WHERE relkind = 'r' AND relnamespace = $1::regnamespace ORDER BY relname`,
     [schema],
   )

@@ -1,6 +1,8 @@
 import { OutboxEventBus } from 'outbox-core'
+import { postgresMigrations } from 'outbox-core/sql'
 import { until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
+import { tuning } from './postgres-catalog.ts'
 import { type Connect, PostgresPlace } from './postgres-place.ts'
 
 /** What holds for every client on a Postgres server beside the contract: round trips, connections, tables. */
@@ -155,6 +157,49 @@ export function postgresSuite<Tx, TxOptions>(
       }
     })
 
+    test.each(['all at once', 'beside what they follow'])(
+      'appends long bodies and short ones, each its own: %s',
+      async (how) => {
+        const { outbox } = await place.initialized()
+        const { storage } = outbox
+        const bodies = Array.from({ length: 300 }, (_, n) =>
+          JSON.stringify('é𝄞"\\'.repeat((n % 3) * 200) + n),
+        )
+        const append = bodies.map((body, n) => ({
+          ...{ id: `event-${n}`, type: 'a', body, headers: {}, due: { inMs: 0 }, fingerprint: null },
+        }))
+        const first = { ...append[0], id: 'first', body: '1' } as (typeof append)[0]
+        await storage.write([{ append: [first], put: [], remove: [] }])
+        const [lease] = await storage.lease(1, 60_000)
+        const settle = { kind: 'complete', id: 'first', attempt: lease?.attempt ?? 0, keepMs: 0 } as const
+        const outcome = { append, put: [], remove: [] }
+        expect(await storage.write([how === 'all at once' ? outcome : { ...outcome, settle }])).toEqual([
+          { status: 'applied' },
+        ])
+        const leased = await storage.lease(300, 60_000)
+        expect(leased.map(({ body }) => body)).toEqual(bodies)
+      },
+    )
+
+    test('brings older tables up to date, with what is in them', async () => {
+      const { outbox } = await place.initialized()
+      const bus = new OutboxEventBus(outbox)
+      const now = await tuning(place.raw, place.schema)
+      const later = await place.count('outbox_migrations')
+      expect(later).toBeGreaterThan(1)
+      // As the first version created them.
+      await place.raw.query(
+        `ALTER TABLE ${place.schema}.outbox_events ALTER COLUMN body SET STORAGE EXTENDED`,
+      )
+      await place.raw.query(`DELETE FROM ${place.schema}.outbox_migrations WHERE version > 1`)
+      await bus.emit('a', 'x'.repeat(10_000))
+      expect(await tuning(place.raw, place.schema)).not.toEqual(now)
+      await outbox.initialize()
+      expect(await tuning(place.raw, place.schema)).toEqual(now)
+      expect(await place.count('outbox_migrations')).toBe(later)
+      expect(await outbox.storage.lease(10, 60_000)).toMatchObject([{ body: `"${'x'.repeat(10_000)}"` }])
+    })
+
     test('names what to do when the tables are missing, and works once they are there', async () => {
       const client = await place.open()
       const outbox = client.outbox({ schema: place.schema, logger: false })
@@ -234,7 +279,7 @@ export function postgresSuite<Tx, TxOptions>(
         client.outbox({ schema: place.schema }),
       ])
       await Promise.all(outboxes.map((outbox) => outbox.initialize()))
-      expect(await place.count('outbox_migrations')).toBe(1)
+      expect(await place.count('outbox_migrations')).toBe(postgresMigrations().length)
       const client = await place.open(1, await place.as())
       const outbox = client.outbox({ schema: place.schema, logger: false })
       await outbox.initialize()

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { PrismaPg } from '@prisma/adapter-pg'
 import { OutboxEventBus } from 'outbox-core'
+import { postgresMigrations } from 'outbox-core/sql'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { catalog, tuning } from '../../../test/postgres-catalog.ts'
@@ -90,7 +91,9 @@ describe.skipIf(url === undefined)('Postgres', () => {
     expect(await models['sagaStoreEntry']?.findMany()).toMatchObject([
       { id: 'claim', data: Uint8Array.of(1, 2, 255) },
     ])
-    expect(await models['outboxMigration']?.findMany()).toMatchObject([{ version: 1 }])
+    expect(await models['outboxMigration']?.findMany()).toMatchObject(
+      postgresMigrations().map((_, index) => ({ version: index + 1 })),
+    )
     await Promise.all([prisma.$disconnect(), client.close()])
   })
 })

@@ -1,10 +1,15 @@
 import type { NewEvent, When } from '../storage.ts'
+import { Bytes } from './bytes.ts'
+import type { PostgresParameter } from './executor.ts'
 import type { PostgresTables } from './schema.ts'
 import type { Statement } from './statements.ts'
 
 // What is counted from now is counted from the moment of the statement: now() is when its transaction began.
 export const moment = (at: string, delay: string): string =>
   `coalesce(to_timestamp(${at} / 1000.0), clock_timestamp() + ${delay} * interval '1 millisecond')`
+
+// Longer bodies are cheaper as bytes, shorter ones as JSON.
+const LONG = 512
 
 /** A single event, the most frequent write of all. Returns its id, or nothing when it was there already. */
 export function appendStatement(
@@ -39,21 +44,33 @@ export function appendAllStatement(
   appended: readonly NewEvent[],
   announce: boolean,
 ): Statement {
+  const bytes = new Bytes()
   const rows = appended.map(({ id, type, body, headers }, place) => ({
-    place,
-    id,
-    type,
-    body,
-    headers: JSON.stringify(headers),
+    ...{ place, id, type, headers: JSON.stringify(headers) },
+    ...bodyColumns(body, bytes),
   }))
+  const parameters: PostgresParameter[] = [JSON.stringify(rows)]
+  const parameter = (value: PostgresParameter): string => `$${parameters.push(value)}`
   const insert = `INSERT INTO ${events} (id, type, body, headers, created_at, visible_at)
-    SELECT id, type, body, headers, clock_timestamp(), clock_timestamp()
-    FROM json_to_recordset($1::json) AS a (place int, id text, type text, body text, headers text)
+    SELECT id, type, ${bodyFrom(bytes, parameter)}, headers, clock_timestamp(), clock_timestamp()
+    FROM json_to_recordset($1::json) AS a (place int, id text, type text, headers text, ${BODY_COLUMNS})
     ORDER BY place ON CONFLICT (id) DO NOTHING`
-  return {
-    text: announce ? `WITH appended AS (${insert}) SELECT 1 AS sent FROM pg_notify($2::text, '')` : insert,
-    parameters: [JSON.stringify(rows), ...(announce ? [channel] : [])],
-  }
+  if (!announce) return { text: insert, parameters }
+  const sent = `pg_notify(${parameter(channel)}::text, '')`
+  return { text: `WITH appended AS (${insert}) SELECT 1 AS sent FROM ${sent}`, parameters }
+}
+
+/** The columns of a row of JSON that hold a body, or where in the bytes beside it is. */
+export const BODY_COLUMNS = 'body text, begins int, bytes int'
+
+export function bodyColumns(body: string, bytes: Bytes): object {
+  return body.length > LONG ? bytes.add(Buffer.from(body)) : { body }
+}
+
+/** The body of such a row. */
+export function bodyFrom(bytes: Bytes, parameter: (value: PostgresParameter) => string): string {
+  if (bytes.isEmpty) return 'body'
+  return `coalesce(body, convert_from(${Bytes.of(parameter(bytes.value))}, 'UTF8'))`
 }
 
 export function due(when: When): { at?: number; delay?: number } {

@@ -89,6 +89,8 @@ export function postgresMigrations(options: PostgresTableOptions = {}): readonly
       `ALTER TABLE ${payloads} ALTER COLUMN data SET STORAGE EXTERNAL`,
       `CREATE INDEX IF NOT EXISTS "${names.payloads}_expires" ON ${payloads} (expires_at)`,
     ],
+    // Compressing a body costs more than writing it, and few live long enough to be worth it.
+    [`ALTER TABLE ${events} ALTER COLUMN body SET STORAGE EXTERNAL`],
   ]
 }
 

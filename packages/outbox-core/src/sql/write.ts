@@ -1,5 +1,14 @@
 import type { NewEvent, Outcome, Settlement } from '../storage.ts'
-import { appendAllStatement, appendStatement, due, moment } from './append.ts'
+import {
+  appendAllStatement,
+  appendStatement,
+  BODY_COLUMNS,
+  bodyColumns,
+  bodyFrom,
+  due,
+  moment,
+} from './append.ts'
+import { Bytes } from './bytes.ts'
 import type { PostgresParameter } from './executor.ts'
 import type { PostgresTables } from './schema.ts'
 import { STATE, type Statement } from './statements.ts'
@@ -125,17 +134,19 @@ function addSettlements(parts: Parts, { events }: PostgresTables, outcomes: read
 }
 
 function addAppends(parts: Parts, { events }: PostgresTables, outcomes: readonly Outcome[]): void {
+  const bytes = new Bytes()
   const rows = outcomes.flatMap(({ settle, append }, n) =>
-    append.map((event) => ({ n, settles: settle !== undefined, ...eventRow(event) })),
+    append.map((event) => ({ n, settles: settle !== undefined, ...eventRow(event, bytes) })),
   )
   if (rows.length === 0) return
   const ordered = rows.map((row, place) => ({ place, ...row }))
   parts.add(
     'appended',
     `INSERT INTO ${events} (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
-      SELECT id, type, body, headers, fingerprint, state, attempt, clock_timestamp(), ${moment('at', 'delay')}
-      FROM ${parts.rows(ordered)} AS a (place int, n int, settles bool, id text, type text, body text,
-        headers text, fingerprint text, state int, attempt int, at float8, delay float8)
+      SELECT id, type, ${bodyFrom(bytes, (value) => parts.parameter(value))}, headers, fingerprint, state, attempt,
+        clock_timestamp(), ${moment('at', 'delay')}
+      FROM ${parts.rows(ordered)} AS a (place int, n int, settles bool, id text, type text, headers text,
+        fingerprint text, state int, attempt int, at float8, delay float8, ${BODY_COLUMNS})
       WHERE ${parts.applied('a')} ORDER BY place
       ON CONFLICT (id) DO NOTHING RETURNING id, fingerprint`,
   )
@@ -148,20 +159,15 @@ function addPuts(parts: Parts, { payloads }: PostgresTables, outcomes: readonly 
     outcome.put.map((put) => ({ ...put, ...condition(outcome, n) })),
   )
   if (puts.length === 0) return
-  // The bytes travel as one parameter: as many as there are would meet the protocol's limit of 65,535.
-  const bytes = parts.parameter(
-    puts.length === 1 && puts[0] ? puts[0].data : Buffer.concat(puts.map(({ data }) => data)),
-  )
-  let begins = 1
-  const rows = puts.map(({ id, data, expires, ...rest }) => {
-    const row = { id, ...rest, ...due(expires), begins, bytes: data.byteLength }
-    begins += data.byteLength
-    return row
-  })
+  const bytes = new Bytes()
+  const rows = puts.map(({ id, data, expires, ...rest }) => ({
+    ...{ id, ...rest, ...due(expires) },
+    ...bytes.add(data),
+  }))
   parts.add(
     'stored',
     `INSERT INTO ${payloads} (id, data, expires_at)
-      SELECT id, substring(${bytes}::bytea FROM begins FOR bytes), ${moment('at', 'delay')}
+      SELECT id, ${Bytes.of(parts.parameter(bytes.value))}, ${moment('at', 'delay')}
       FROM ${parts.rows(rows)} AS p (n int, settles bool, event text, id text, at float8, delay float8,
         begins int, bytes int)
       WHERE ${parts.applied('p')}
@@ -196,10 +202,14 @@ function condition({ settle, append }: Outcome, n: number): object {
   }
 }
 
-function eventRow({ id, type, body, headers, fingerprint, leased, due: when }: NewEvent) {
+function eventRow({ id, type, body, headers, fingerprint, leased, due: when }: NewEvent, bytes: Bytes) {
   const state = leased ? STATE.leased : STATE.waiting
   const attempt = leased ? 1 : 0
-  return { id, type, body, headers: JSON.stringify(headers), fingerprint, state, attempt, ...due(when) }
+  return {
+    ...{ id, type, headers: JSON.stringify(headers), fingerprint, state, attempt },
+    ...due(when),
+    ...bodyColumns(body, bytes),
+  }
 }
 
 interface Numbered {
