@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import { PrismaPg } from '@prisma/adapter-pg'
 import { PostgresPrismaOutbox, type PrismaTransaction } from 'outbox-postgres-prisma'
@@ -11,15 +12,43 @@ import { openSchema } from './postgres-schema.ts'
 
 const FOLDER = fileURLToPath(new URL('generated', import.meta.url))
 
-/** Ours through Prisma, on the server where the others go through Drizzle or node-postgres. */
-export function throughPrisma(connectionString: string): Arm {
+interface Opened {
+  readonly schema: string
+  readonly prisma: InstanceType<TestPrismaConstructor>
+  readonly ours: Contender
+}
+
+/** Ours through Prisma, on the server where the others go through Drizzle or node-postgres; and Prisma by hand. */
+export function throughPrisma(connectionString: string): { readonly ours: Arm; readonly byHand: Arm } {
   let generated: Promise<TestPrismaConstructor> | undefined
-  return {
-    name: 'ours, through Prisma',
+  const arm = (name: string, contender: (opened: Opened) => Contender): Arm => ({
+    name,
     role: 'other',
     async open(options = {}) {
       generated ??= generateClient(FOLDER)
-      return open(await generated, connectionString, options)
+      return contender(await open(await generated, connectionString, options))
+    },
+  })
+  return { ours: arm('ours, through Prisma', ({ ours: it }) => it), byHand: arm('Prisma by hand', byHand) }
+}
+
+/** Emits by hand; whatever else is asked of it, ours does. */
+function byHand({ schema, prisma, ours: it }: Opened): Contender {
+  const insert = `INSERT INTO ${schema}.outbox_events (id, type, body, headers, created_at, visible_at)`
+  const one = `${insert} VALUES ($1::text, 'noop', $2::text, '{}', now(), now())`
+  const many = `${insert} SELECT id, 'noop', body, '{}', now(), now() FROM unnest($1::text[], $2::text[]) AS e (id, body)`
+  return {
+    ...it,
+    emit: (payload) => prisma.$executeRawUnsafe(one, randomUUID(), JSON.stringify(payload)),
+    emitInTransaction: (payload) =>
+      prisma.$transaction(async (tx) => {
+        await tx.$executeRawUnsafe(`INSERT INTO ${schema}.business VALUES (1)`)
+        await tx.$executeRawUnsafe(one, randomUUID(), JSON.stringify(payload))
+      }),
+    async emitMany(payloads) {
+      const ids = payloads.map(() => randomUUID())
+      const bodies = payloads.map((payload) => JSON.stringify(payload))
+      await prisma.$executeRawUnsafe(many, ids, bodies)
     },
   }
 }
@@ -28,12 +57,12 @@ async function open(
   PrismaClient: TestPrismaConstructor,
   connectionString: string,
   options: OpenOptions,
-): Promise<Contender> {
+): Promise<Opened> {
   const { schema, pool, close } = await openSchema(connectionString, options)
   const prisma = new PrismaClient({ adapter: new PrismaPg(pool) })
   const outbox = new PostgresPrismaOutbox(prisma, { schema, logger: false })
   await outbox.initialize()
-  return ours<PrismaTransaction>({
+  const contender = ours<PrismaTransaction>({
     place: schema,
     outbox,
     write: (tx) => tx.$executeRawUnsafe(`INSERT INTO ${schema}.business VALUES (1)`),
@@ -42,4 +71,5 @@ async function open(
       await close()
     },
   })
+  return { schema, prisma, ours: contender }
 }

@@ -144,13 +144,14 @@ export async function postgres(): Promise<Database | undefined> {
   const url = await sharedServer('postgres')
   if (url === undefined) return undefined
   const arm = armsOn((options) => open(url, options))
+  const prisma = throughPrisma(url)
   return {
     name: 'postgres',
     floor: arm('node-postgres by hand', 'floor', byHand),
     ours: { name: 'ours', role: 'ours', open: (options = {}) => openOurs(url, options) },
-    alsoOurs: [throughPrisma(url)],
+    alsoOurs: [prisma.ours],
     naive: { ...arm('naive: one row a time', 'other', naively), share: 0.05 },
-    others: [arm('Drizzle by hand', 'other', throughDrizzle)],
+    others: [arm('Drizzle by hand', 'other', throughDrizzle), prisma.byHand],
     peers: {
       emit: [pgBoss(url), graphileWorker(url, 'default')],
       drain: [pgBoss(url), graphileWorker(url, 'default'), graphileWorker(url, 'batched')],

@@ -4,8 +4,8 @@ import { assertEqual } from '../deliveries.ts'
 import { type Metrics, median, timed, type Workload } from '../measure.ts'
 
 const BATCH = 100
-const WARM_UP = 5
-const BATCHES = 45
+const WARM_UP = 20
+const BATCHES = 60
 const LEASE_MS = 600_000
 
 /** What a lease costs, by how much is waiting. */
