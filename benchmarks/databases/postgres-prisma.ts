@@ -39,7 +39,9 @@ function byHand({ schema, prisma, ours: it }: Opened): Contender {
   const many = `${insert} SELECT id, 'noop', body, '{}', now(), now() FROM unnest($1::text[], $2::text[]) AS e (id, body)`
   return {
     ...it,
-    emit: (payload) => prisma.$executeRawUnsafe(one, randomUUID(), JSON.stringify(payload)),
+    // Prisma runs a query when it is awaited.
+    emit: async (payload) =>
+      void (await prisma.$executeRawUnsafe(one, randomUUID(), JSON.stringify(payload))),
     emitInTransaction: (payload) =>
       prisma.$transaction(async (tx) => {
         await tx.$executeRawUnsafe(`INSERT INTO ${schema}.business VALUES (1)`)
