@@ -9,7 +9,7 @@ import {
   moment,
 } from './append.ts'
 import { Bytes } from './bytes.ts'
-import type { PostgresParameter } from './executor.ts'
+import { Parts } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
 import { STATE, type Statement } from './statements.ts'
 
@@ -47,46 +47,6 @@ function batchStatement(tables: PostgresTables, outcomes: readonly Outcome[], an
   addRemoves(parts, tables, outcomes)
   if (announce) addAnnouncement(parts, tables)
   return parts.statement()
-}
-
-/** The parts of the one statement. Its parts don't see each other's rows, only what the others return. */
-class Parts {
-  readonly #parts: string[] = []
-  readonly #parameters: PostgresParameter[] = []
-  readonly #results: string[] = []
-
-  add(name: string, text: string): void {
-    this.#parts.push(`${name} AS (${text})`)
-  }
-
-  has(name: string): boolean {
-    return this.#parts.some((part) => part.startsWith(`${name} AS`))
-  }
-
-  returns(select: string): void {
-    this.#results.push(select)
-  }
-
-  parameter(value: PostgresParameter): string {
-    return `$${this.#parameters.push(value)}`
-  }
-
-  rows(rows: readonly object[]): string {
-    return `json_to_recordset(${this.parameter(JSON.stringify(rows))}::json)`
-  }
-
-  /** That the outcome is applied, as far as it is decided by the parts added so far. */
-  applied(row: string, settles = `${row}.settles`): string {
-    const held = this.has('settled') ? `(NOT ${settles} OR ${row}.n IN (SELECT n FROM settled))` : 'true'
-    if (!this.has('appended')) return held
-    return `${held} AND (${row}.event IS NULL OR ${row}.event IN (SELECT id FROM appended))`
-  }
-
-  statement(): Statement {
-    const results = this.#results.length > 0 ? this.#results : ['SELECT NULL::int AS settled WHERE false']
-    const parts = this.#parts.length > 0 ? `WITH ${this.#parts.join(',\n')}\n` : ''
-    return { text: parts + results.join(' UNION ALL '), parameters: this.#parameters }
-  }
 }
 
 const HELD = 'e.id = s.id AND e.attempt = s.attempt AND e.state = s.needed'

@@ -1,0 +1,42 @@
+import type { PostgresParameter } from './executor.ts'
+import type { Statement } from './statements.ts'
+
+/** A statement of several, which don't see each other's rows, only what the others return. */
+export class Parts {
+  readonly #parts: string[] = []
+  readonly #parameters: PostgresParameter[] = []
+  readonly #results: string[] = []
+
+  add(name: string, text: string): void {
+    this.#parts.push(`${name} AS (${text})`)
+  }
+
+  has(name: string): boolean {
+    return this.#parts.some((part) => part.startsWith(`${name} AS`))
+  }
+
+  returns(select: string): void {
+    this.#results.push(select)
+  }
+
+  parameter(value: PostgresParameter): string {
+    return `$${this.#parameters.push(value)}`
+  }
+
+  rows(rows: readonly object[]): string {
+    return `json_to_recordset(${this.parameter(JSON.stringify(rows))}::json)`
+  }
+
+  /** That the outcome is applied, as far as it is decided by the parts added so far. */
+  applied(row: string, settles = `${row}.settles`): string {
+    const held = this.has('settled') ? `(NOT ${settles} OR ${row}.n IN (SELECT n FROM settled))` : 'true'
+    if (!this.has('appended')) return held
+    return `${held} AND (${row}.event IS NULL OR ${row}.event IN (SELECT id FROM appended))`
+  }
+
+  statement(): Statement {
+    const results = this.#results.length > 0 ? this.#results : ['SELECT NULL::int AS settled WHERE false']
+    const parts = this.#parts.length > 0 ? `WITH ${this.#parts.join(',\n')}\n` : ''
+    return { text: parts + results.join(' UNION ALL '), parameters: this.#parameters }
+  }
+}
