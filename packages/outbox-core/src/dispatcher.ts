@@ -61,7 +61,7 @@ export class Dispatcher {
     this.#completed = parts.completed
     const { batchSize, concurrency } = parts.settings
     this.#batchSize = new BatchSize(concurrency, batchSize)
-    this.#settler = new Settler(parts.outbox, batchSize, (...settled) => this.#settled(...settled))
+    this.#settler = new Settler(parts.outbox, parts.settings, (...settled) => this.#settled(...settled))
     const { leaseMs, heartbeatMs: everyMs, purgeIntervalMs } = parts.settings
     this.#heartbeat = new Heartbeat(parts.outbox, { everyMs, leaseMs }, () => this.#held)
     this.#purger = new Purger(parts.outbox, purgeIntervalMs)

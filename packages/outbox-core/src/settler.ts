@@ -5,7 +5,7 @@ import { isPermanent, toError } from './errors.ts'
 import { refused } from './handling.ts'
 import { errorFields, type Logger } from './logger.ts'
 import type { Outbox } from './outbox.ts'
-import type { Outcome, OutcomeResult } from './storage.ts'
+import type { Lease, Outcome, OutcomeResult } from './storage.ts'
 
 export interface Finished {
   readonly delivery: Delivery
@@ -19,6 +19,7 @@ const FIRST_PAUSE_MS = 10
 const LONGEST_PAUSE_MS = 1_000
 
 const LOST: OutcomeResult = { status: 'lost' }
+const APPLIED: OutcomeResult = { status: 'applied' }
 
 /**
  * Writes outcomes in batches: what finishes while one write is under way goes into the next. A write that fails
@@ -29,16 +30,22 @@ export class Settler {
   readonly #clock: Clock
   readonly #logger: Logger
   readonly #batchSize: number
+  readonly #leaseMs: number
   readonly #settled: Settled
   readonly #pending: Finished[] = []
   #flushing: Promise<void> | undefined
   #abandoned = false
 
-  constructor(outbox: Outbox, batchSize: number, settled: Settled) {
+  constructor(
+    outbox: Outbox,
+    { batchSize, leaseMs }: { readonly batchSize: number; readonly leaseMs: number },
+    settled: Settled,
+  ) {
     this.#outbox = outbox
     this.#clock = outbox.clock
     this.#logger = outbox.logger
     this.#batchSize = batchSize
+    this.#leaseMs = leaseMs
     this.#settled = settled
   }
 
@@ -70,7 +77,10 @@ export class Settler {
     for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(pause * 2, LONGEST_PAUSE_MS)) {
       const since = this.#clock.elapsed()
       try {
-        const results = await this.#outbox.write(batch.map(({ outcome }) => outcome))
+        const results = await this.#recognized(
+          batch,
+          await this.#outbox.write(batch.map(({ outcome }) => outcome)),
+        )
         for (const [index, finished] of batch.entries()) this.#report(finished, results[index], since)
         return
       } catch (thrown) {
@@ -82,6 +92,22 @@ export class Settler {
         await new Promise<void>((resolve) => this.#clock.after(pause, resolve))
       }
     }
+  }
+
+  /**
+   * A write that was applied although its answer was lost is lost when it is repeated, by us or by a driver; but what it
+   * leased is held.
+   */
+  async #recognized(
+    batch: readonly Finished[],
+    results: readonly OutcomeResult[],
+  ): Promise<readonly OutcomeResult[]> {
+    const leases = batch.map(({ outcome }, index) =>
+      results[index]?.status === 'lost' ? leased(outcome) : [],
+    )
+    if (leases.every(({ length }) => length === 0)) return results
+    const gone = new Set(await this.#outbox.storage.extend(leases.flat(), this.#leaseMs))
+    return results.map((result, index) => (leases[index]?.some(({ id }) => !gone.has(id)) ? APPLIED : result))
   }
 
   // One outcome that the database refuses must not hold up the others of its batch.
@@ -113,4 +139,8 @@ export class Settler {
       this.#logger.warn(finished.delivery.logFields, 'lease was lost: outcome not written')
     this.#settled(finished, result, since)
   }
+}
+
+function leased({ append }: Outcome): Lease[] {
+  return append.flatMap(({ id, leased: isLeased }) => (isLeased ? [{ id, attempt: 1 }] : []))
 }

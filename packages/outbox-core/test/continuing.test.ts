@@ -8,9 +8,11 @@ import {
   routingSlip,
   SagaEngine,
   type SagaEvents,
+  UnknownOutcomeError,
 } from '../src/index.ts'
 import type { InMemoryStorage } from '../src/memory/storage.ts'
 import type { NewEvent } from '../src/storage.ts'
+import { appending, newEvent } from '../src/testing/harness.ts'
 import { ManualClock, until } from '../src/testing/index.ts'
 
 interface Events {
@@ -208,8 +210,41 @@ test('what is stored while the bus stops is given back at once, and no attempt c
   expect(event).toMatchObject({ type: 'second', state: 'waiting', attempt: 1, uncounted: 1 })
 })
 
+test('goes on at once when only the answer to its write was lost', async () => {
+  const { clock, storage, bus, leased, handled, note } = watched()
+  bus.on('first', async (event, { emit }) => {
+    note(event)
+    await emit('second', 'next')
+  })
+  const attempts: number[] = []
+  bus.on('second', (event) => {
+    attempts.push(event.attempt)
+    note(event)
+  })
+  await bus.emit('first', 'go')
+  const { write } = storage
+  storage.write = async (...call) => {
+    storage.write = write
+    await write.apply(storage, call)
+    throw new UnknownOutcomeError('the connection was lost')
+  }
+  const told = bus.waitFor('first')
+  await bus.start()
+  await until(() => handled.length === 1)
+  await clock.advance(100)
+  await told
+  await bus.stop()
+  expect([handled, attempts, leased]).toEqual([['go', 'next'], [1], [1]])
+  expect(storage.events.size).toBe(0)
+})
+
 test('nothing is gone on with whose write came too late', async () => {
   const { clock, storage, bus, handled, note } = watched()
+  const { write } = storage
+  storage.write = () => {
+    storage.write = write
+    return Promise.reject(new UnknownOutcomeError('the connection was lost'))
+  }
   bus.on('first', async (event, { emit }) => {
     note(event)
     if (handled.length > 1) return
@@ -217,7 +252,7 @@ test('nothing is gone on with whose write came too late', async () => {
     await emit('second', 'of nobody')
   })
   bus.on('second', note)
-  await bus.emit('first', 'go')
+  await write.call(storage, [appending(newEvent({ type: 'first', body: '"go"' }))])
   await bus.start()
   await until(() => handled.length === 1)
   await clock.advance(1_000)
