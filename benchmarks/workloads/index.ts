@@ -12,6 +12,9 @@ import { storing } from './store.ts'
 
 const IDLE_SECONDS = 30
 
+// What is leased while a backlog is measured has to be there.
+const LEAST_BACKLOG = 10_000
+
 /** Everything that is measured on a database. */
 export function workloadsOf(database: Database, { scale, minutes }: Extent): readonly Workload[] {
   return [
@@ -47,7 +50,7 @@ export function scaled(database: Database, scale: number): Database {
       drain: times(sizes.drain),
       sagas: times(sizes.sagas),
       payloads: times(sizes.payloads),
-      backlogs: sizes.backlogs.map((backlog) => Math.max(1_000, times(backlog))),
+      backlogs: [...new Set(sizes.backlogs.map((backlog) => Math.max(LEAST_BACKLOG, times(backlog))))],
     },
   }
 }

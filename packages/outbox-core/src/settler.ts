@@ -106,8 +106,18 @@ export class Settler {
       results[index]?.status === 'lost' ? leased(outcome) : [],
     )
     if (leases.every(({ length }) => length === 0)) return results
-    const gone = new Set(await this.#outbox.storage.extend(leases.flat(), this.#leaseMs))
-    return results.map((result, index) => (leases[index]?.some(({ id }) => !gone.has(id)) ? APPLIED : result))
+    try {
+      const gone = new Set(await this.#outbox.storage.extend(leases.flat(), this.#leaseMs))
+      return results.map((result, index) =>
+        leases[index]?.some(({ id }) => !gone.has(id)) ? APPLIED : result,
+      )
+    } catch (error) {
+      this.#logger.warn(
+        { error: errorFields(toError(error)) },
+        'what was leased meanwhile is left to run out',
+      )
+      return results
+    }
   }
 
   // One outcome that the database refuses must not hold up the others of its batch.
