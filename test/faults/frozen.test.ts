@@ -34,7 +34,7 @@ scenario('process stopped', { short: 20, long: 500 }, (stage, { amount }) =>
 )
 
 scenario('event loop blocked', { short: 20, long: 500 }, (stage, { amount }) =>
-  takeOver(stage, amount, { stalling: { kind: 'block', ms: 2 * LEASE_MS } }),
+  takeOver(stage, amount, { stalling: { kind: 'block', until: WORKERS, ms: 2 * LEASE_MS } }),
 )
 
 interface Freeze {

@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import { appendFileSync, readFileSync } from 'node:fs'
 import type { Delivery, Middleware, Outbox } from 'outbox-core'
 
 /** Where a worker can be killed. */
@@ -12,8 +13,10 @@ export interface Fatality {
   readonly nth: number
 }
 
-/** How an activity stalls: until the signal comes, or for a time that blocks the event loop. */
-export type Stalling = { readonly kind: 'hold' } | { readonly kind: 'block'; readonly ms: number }
+/** How an activity stalls: until the signal comes, or blocking the event loop until so many stall, and for a time. */
+export type Stalling =
+  | { readonly kind: 'hold' }
+  | { readonly kind: 'block'; readonly until: number; readonly ms: number }
 
 /** The signal that ends a `hold`. */
 export const GO_ON = 'SIGUSR2'
@@ -81,11 +84,11 @@ export class Watch implements Middleware {
 /** Stalls in the first activity of each round, and says so; rounds are in the middle of the slips' ids. */
 export class Stall {
   readonly #rounds = new Set<string>()
-  readonly #note: (line: string) => void
+  readonly #ledger: string
   readonly #stalling: Stalling
 
-  constructor(note: (line: string) => void, stalling: Stalling) {
-    this.#note = note
+  constructor(ledger: string, stalling: Stalling) {
+    this.#ledger = ledger
     this.#stalling = stalling
   }
 
@@ -94,8 +97,17 @@ export class Stall {
     if (this.#rounds.has(round)) return
     this.#rounds.add(round)
     const goOn = once(process, GO_ON)
-    this.#note(`stalling ${slipId} ${process.pid}`)
-    if (this.#stalling.kind === 'hold') await goOn
-    else Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, this.#stalling.ms)
+    appendFileSync(this.#ledger, `stalling ${slipId} ${process.pid}\n`)
+    if (this.#stalling.kind === 'hold') return void (await goOn)
+    while (this.#stalledIn(round) < this.#stalling.until) block(10)
+    block(this.#stalling.ms)
   }
+
+  #stalledIn(round: string): number {
+    return readFileSync(this.#ledger, 'utf8').split(`stalling slip-${round}-`).length - 1
+  }
+}
+
+function block(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
 }
