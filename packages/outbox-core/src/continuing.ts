@@ -1,4 +1,5 @@
-import type { LeasedEvent, NewEvent, Outcome } from './storage.ts'
+import { isDueAtOnce } from './event.ts'
+import type { LeasedEvent, Outcome } from './storage.ts'
 
 /**
  * What a handler appended is leased to its worker by the write that appends it, instead of by a write of its own: a
@@ -18,8 +19,4 @@ export function leasedBy({ append }: Outcome, createdAt: number): LeasedEvent[] 
   return append
     .filter(({ leased }) => leased)
     .map(({ id, type, body, headers }) => ({ id, type, body, headers, createdAt, attempt: 1, uncounted: 0 }))
-}
-
-function isDueAtOnce({ due }: NewEvent): boolean {
-  return 'inMs' in due && due.inMs === 0
 }

@@ -200,9 +200,10 @@ export class Dispatcher {
 
   #goOn(outcome: Outcome, leasedAt: number): void {
     const events = leasedBy(outcome, this.#clock.now())
+    if (events.length === 0) return
     for (const event of events) this.#accept(event, leasedAt, outcome.put)
     if (this.#stopping) this.#releaseQueue()
-    else if (events.length > 0) this.#startMore()
+    else this.#startMore()
   }
 
   /** Whether everything leased was settled within `ms`. */

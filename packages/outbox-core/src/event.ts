@@ -81,7 +81,7 @@ export class EventDraft {
 
   /** How many milliseconds from now the event is due, by this process's clock. */
   dueInMs(now: number): number {
-    return 'at' in this.#due ? this.#due.at - now : this.#due.inMs
+    return dueInMs(this.#due, now)
   }
 
   /** The payload's JSON. Serialized once. @throws NotSerializableError */
@@ -122,6 +122,16 @@ export class EventDraft {
     }
     return { append: [event], put: this.#puts, remove: [], routingSlipId: this.routingSlipId }
   }
+}
+
+/** How many milliseconds after `now`, on this process's clock, a moment is. */
+export function dueInMs(due: When, now: number): number {
+  return 'at' in due ? due.at - now : due.inMs
+}
+
+/** Whether an event is due as soon as it is stored. */
+export function isDueAtOnce({ due }: NewEvent): boolean {
+  return 'inMs' in due && due.inMs === 0
 }
 
 function digest(type: string, json: string): string {

@@ -2,6 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { type Clock, systemClock } from './clock.ts'
 import { DeadLetters } from './dead-letters.ts'
 import { TransactionClosedError, TransactionMissingError } from './errors.ts'
+import { dueInMs, isDueAtOnce } from './event.ts'
 import { GroupCommit } from './group-commit.ts'
 import { consoleLogger, type Logger, silentLogger } from './logger.ts'
 import { type Duration, wholeNumber } from './options.ts'
@@ -237,8 +238,7 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
     let soonest = Number.POSITIVE_INFINITY
     for (const [index, { settle, append }] of outcomes.entries()) {
       if (results[index]?.status !== 'applied') continue
-      for (const { due, leased } of append)
-        if (!leased) soonest = Math.min(soonest, 'at' in due ? due.at - now : due.inMs)
+      for (const { due, leased } of append) if (!leased) soonest = Math.min(soonest, dueInMs(due, now))
       if (settle?.kind === 'retry') soonest = Math.min(soonest, settle.delayMs)
       if (settle?.kind === 'revive') soonest = Math.min(soonest, 0)
     }
@@ -250,5 +250,5 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
 
 // What a worker appends it most likely takes itself: only what comes from outside is worth a push to others.
 function isEmitted({ settle, append }: Outcome): boolean {
-  return !settle && append.some(({ due }) => 'inMs' in due && due.inMs === 0)
+  return !settle && append.some(isDueAtOnce)
 }
