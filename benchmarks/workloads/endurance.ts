@@ -9,10 +9,6 @@ const RATE = 500
 const LANES = 10
 const LOOK_EVERY_MS = 1_000
 
-// What V8 has not yet collected is no leak: it puts off what it has the memory to put off.
-setFlagsFromString('--expose-gc')
-const collect = runInNewContext('gc') as () => void
-
 /** Ten minutes of a steady load in one process: its memory must not grow. */
 export function endurance({ name, ours, sizes }: Database, minutes: number): Workload {
   const rate = Math.min(RATE, sizes.emits / 10)
@@ -40,6 +36,9 @@ async function endure(
   const deliveries = new Deliveries(count)
   const stop = await contender.consume(deliveries.handle, 24)
   const sizes: [number, number][] = []
+  // What V8 has not yet collected is no leak: it puts off what it has the memory to put off.
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
   const looking = setInterval(() => {
     collect()
     sizes.push([performance.now() / 60_000, process.memoryUsage.rss() / 2 ** 20])

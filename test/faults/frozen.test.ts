@@ -100,8 +100,7 @@ async function takeOver(stage: Stage, amount: number, { stalling, stop, thaw }: 
 
 /** The first slip of a round that a worker wrote down in such a note. */
 function slipOf(notes: readonly string[], round: number, worker: ChildProcess): string | undefined {
-  const [slip] =
-    notes.find((note) => note.startsWith(`slip-${round}-`) && note.endsWith(` ${worker.pid}`))?.split(' ') ??
-    []
-  return slip
+  const isIts = (note: string): boolean =>
+    note.startsWith(`slip-${round}-`) && note.endsWith(` ${worker.pid}`)
+  return notes.find(isIts)?.split(' ', 1)[0]
 }

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { StorageError, TransactionTimeoutError, UnknownOutcomeError } from 'outbox-core'
 import type { Opened } from './adapters/adapter.ts'
 import { assertDiscreet, SECRET } from './leaks.ts'
-import { assertSettled } from './ledger.ts'
+import { assertHandled, assertSettled, assertTries } from './ledger.ts'
 import { sagasOn } from './sagas.ts'
 import { drained, type Stage, until } from './stage.ts'
 
@@ -152,6 +152,13 @@ export async function settled({ ledger, opened }: Stage, slips: readonly string[
     throw new Error(`not settled: ${state}`, { cause })
   }
   assertSettled(ledger, await opened.contents(), slips)
+}
+
+/** The same after an `Emitter`: whatever it was told about its tries and its events is true. */
+export async function settledAsTold(stage: Stage, slips: readonly string[]): Promise<void> {
+  await settled(stage, slips)
+  assertTries(stage.ledger, await stage.opened.contents())
+  assertHandled(stage.ledger)
 }
 
 async function write(

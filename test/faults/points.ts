@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { appendFileSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import type { Delivery, Middleware, Outbox } from 'outbox-core'
 
 /** Where a worker can be killed. */
@@ -84,10 +84,12 @@ export class Watch implements Middleware {
 /** Stalls in the first activity of each round, and says so; rounds are in the middle of the slips' ids. */
 export class Stall {
   readonly #rounds = new Set<string>()
+  readonly #note: (line: string) => void
   readonly #ledger: string
   readonly #stalling: Stalling
 
-  constructor(ledger: string, stalling: Stalling) {
+  constructor(note: (line: string) => void, ledger: string, stalling: Stalling) {
+    this.#note = note
     this.#ledger = ledger
     this.#stalling = stalling
   }
@@ -97,7 +99,7 @@ export class Stall {
     if (this.#rounds.has(round)) return
     this.#rounds.add(round)
     const goOn = once(process, GO_ON)
-    appendFileSync(this.#ledger, `stalling ${slipId} ${process.pid}\n`)
+    this.#note(`stalling ${slipId} ${process.pid}`)
     if (this.#stalling.kind === 'hold') return void (await goOn)
     while (this.#stalledIn(round) < this.#stalling.until) block(10)
     block(this.#stalling.ms)

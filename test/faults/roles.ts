@@ -33,7 +33,7 @@ async function emit({ opened: { outbox, write }, settings, note }: Part): Promis
 async function work({ opened: { outbox }, settings, note }: Part): Promise<void> {
   const { bus: options, fatality, stall: stalling, ledger } = settings
   const watch = new Watch(outbox, note, fatality)
-  const stall = stalling && new Stall(ledger, stalling)
+  const stall = stalling && new Stall(note, ledger, stalling)
   const { bus } = sagasOn(outbox, ledger, {
     bus: options,
     async midway(phase, slipId) {
