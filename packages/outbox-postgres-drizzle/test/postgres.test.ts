@@ -169,8 +169,11 @@ describe.skipIf(url === undefined)('Postgres', () => {
         await until(() => handled.length === 3)
         await bus.stop()
       }
-      const { rows } = await raw.query('SELECT 1 FROM pg_stat_activity WHERE application_name = $1', [schema])
-      expect(rows).toHaveLength(2)
+      // Those of the test before may still be ending.
+      await until(async () => {
+        const { rows } = await raw.query('SELECT FROM pg_stat_activity WHERE application_name = $1', [schema])
+        return rows.length === 2
+      })
       await Promise.all([listening.end(), js.end(), client.close()])
     })
 

@@ -1,6 +1,6 @@
 import type { NewEvent, When } from '../storage.ts'
-import { Bytes } from './bytes.ts'
-import type { PostgresParameter } from './executor.ts'
+import { BYTES_COLUMNS, Bytes } from './bytes.ts'
+import { Parts, type Row } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
 import type { Statement } from './statements.ts'
 
@@ -44,33 +44,40 @@ export function appendAllStatement(
   appended: readonly NewEvent[],
   announce: boolean,
 ): Statement {
+  const parts = new Parts()
   const bytes = new Bytes()
   const rows = appended.map(({ id, type, body, headers }, place) => ({
     ...{ place, id, type, headers: JSON.stringify(headers) },
     ...bodyColumns(body, bytes),
   }))
-  const parameters: PostgresParameter[] = [JSON.stringify(rows)]
-  const parameter = (value: PostgresParameter): string => `$${parameters.push(value)}`
-  const insert = `INSERT INTO ${events} (id, type, body, headers, created_at, visible_at)
-    SELECT id, type, ${bodyFrom(bytes, parameter)}, headers, clock_timestamp(), clock_timestamp()
-    FROM json_to_recordset($1::json) AS a (place int, id text, type text, headers text, ${BODY_COLUMNS})
-    ORDER BY place ON CONFLICT (id) DO NOTHING`
-  if (!announce) return { text: insert, parameters }
-  const sent = `pg_notify(${parameter(channel)}::text, '')`
-  return { text: `WITH appended AS (${insert}) SELECT 1 AS sent FROM ${sent}`, parameters }
+  const columns = { place: 'int', id: 'text', type: 'text', headers: 'text', ...BODY_COLUMNS }
+  parts.add(
+    'appended',
+    `INSERT INTO ${events} (id, type, body, headers, created_at, visible_at)
+      SELECT id, type, ${bodyFrom(bytes, parts)}, headers, clock_timestamp(), clock_timestamp()
+      FROM ${parts.rows('a', columns, rows)} ORDER BY place ON CONFLICT (id) DO NOTHING`,
+  )
+  if (announce) addAnnouncement(parts, channel)
+  return parts.statement()
 }
 
-/** The columns of a row of JSON that hold a body, or where in the bytes beside it is. */
-export const BODY_COLUMNS = 'body text, begins int, bytes int'
+/** The columns of a row that hold a body, or where in the bytes beside it is. */
+export const BODY_COLUMNS = { body: 'text', ...BYTES_COLUMNS }
 
-export function bodyColumns(body: string, bytes: Bytes): object {
+export function bodyColumns(body: string, bytes: Bytes): Row {
   return body.length > LONG ? bytes.add(Buffer.from(body)) : { body }
 }
 
 /** The body of such a row. */
-export function bodyFrom(bytes: Bytes, parameter: (value: PostgresParameter) => string): string {
+export function bodyFrom(bytes: Bytes, parts: Parts): string {
   if (bytes.isEmpty) return 'body'
-  return `coalesce(body, convert_from(${Bytes.of(parameter(bytes.value))}, 'UTF8'))`
+  return `coalesce(body, convert_from(${Bytes.of(parts.parameter(bytes.value))}, 'UTF8'))`
+}
+
+/** Tells other processes, with the statement's commit. */
+export function addAnnouncement(parts: Parts, channel: string): void {
+  const sent = `pg_notify(${parts.parameter(channel)}::text, '')`
+  parts.returns(`SELECT NULL::int AS settled, NULL::text AS appended FROM ${sent}`)
 }
 
 export function due(when: When): { at?: number; delay?: number } {

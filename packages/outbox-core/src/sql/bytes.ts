@@ -1,3 +1,6 @@
+/** The columns of a row that say where its bytes are. */
+export const BYTES_COLUMNS = { begins: 'int', bytes: 'int' }
+
 /**
  * Bytes of many rows that travel as one parameter, beside the rows' JSON: as many parameters as rows would meet the
  * protocol's limit of 65,535, and in JSON they would be escaped, parsed and freed of it again.

@@ -1,6 +1,12 @@
 import type { PostgresParameter } from './executor.ts'
 import type { Statement } from './statements.ts'
 
+/** What columns hold, by name: `text`, `int`. */
+export type Columns = Readonly<Record<string, string>>
+
+/** The values of such columns; those that are missing are null. */
+export type Row = Readonly<Record<string, string | number | boolean | null | undefined>>
+
 /** A statement of several, which don't see each other's rows, only what the others return. */
 export class Parts {
   readonly #parts: string[] = []
@@ -23,8 +29,21 @@ export class Parts {
     return `$${this.#parameters.push(value)}`
   }
 
-  rows(rows: readonly object[]): string {
-    return `json_to_recordset(${this.parameter(JSON.stringify(rows))}::json)`
+  /** Rows as a table of that name: many as JSON; a single one as values, which the server need not join with. */
+  rows(name: string, columns: Columns, rows: readonly Row[]): string {
+    const [row] = rows
+    if (row && rows.length === 1) {
+      const values = Object.entries(columns).map(([column, type]) => `${this.#value(row[column])}::${type}`)
+      return `(VALUES (${values.join(', ')})) AS ${name} (${Object.keys(columns).join(', ')})`
+    }
+    const typed = Object.entries(columns).map(([column, type]) => `${column} ${type}`)
+    return `json_to_recordset(${this.parameter(JSON.stringify(rows))}::json) AS ${name} (${typed.join(', ')})`
+  }
+
+  #value(value: Row[string]): string {
+    return value === undefined || value === null || typeof value === 'boolean'
+      ? String(value ?? null)
+      : this.parameter(value)
   }
 
   /** That the outcome is applied, as far as it is decided by the parts added so far. */

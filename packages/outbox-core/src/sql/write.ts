@@ -1,5 +1,6 @@
 import type { NewEvent, Outcome, Settlement } from '../storage.ts'
 import {
+  addAnnouncement,
   appendAllStatement,
   appendStatement,
   BODY_COLUMNS,
@@ -8,8 +9,8 @@ import {
   due,
   moment,
 } from './append.ts'
-import { Bytes } from './bytes.ts'
-import { Parts } from './parts.ts'
+import { BYTES_COLUMNS, Bytes } from './bytes.ts'
+import { Parts, type Row } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
 import { STATE, type Statement } from './statements.ts'
 
@@ -45,9 +46,15 @@ function batchStatement(tables: PostgresTables, outcomes: readonly Outcome[], an
   if (waiting) addSettlements(parts, tables, outcomes)
   addPuts(parts, tables, outcomes)
   addRemoves(parts, tables, outcomes)
-  if (announce) addAnnouncement(parts, tables)
+  if (announce) addAnnouncement(parts, tables.channel)
   return parts.statement()
 }
+
+const HELD_COLUMNS = { n: 'int', id: 'text', attempt: 'int', needed: 'int', event: 'text' }
+const CHANGE_COLUMNS = { ...HELD_COLUMNS, becomes: 'int', delay: 'float8', error: 'text', pardon: 'int' }
+const CONDITION_COLUMNS = { n: 'int', settles: 'bool', event: 'text' }
+const EVENT_COLUMNS = { id: 'text', type: 'text', headers: 'text', fingerprint: 'text', ...BODY_COLUMNS }
+const DUE_COLUMNS = { at: 'float8', delay: 'float8' }
 
 const HELD = 'e.id = s.id AND e.attempt = s.attempt AND e.state = s.needed'
 
@@ -55,7 +62,7 @@ function addLocks(parts: Parts, { events }: PostgresTables, outcomes: readonly O
   const rows = settlementsOf(outcomes).map(heldRow)
   parts.add(
     'settled',
-    `SELECT s.n FROM ${events} AS e JOIN ${parts.rows(rows)} AS s (n int, id text, attempt int, needed int)
+    `SELECT s.n FROM ${events} AS e JOIN ${parts.rows('s', HELD_COLUMNS, rows)}
       ON ${HELD} FOR UPDATE OF e`,
   )
 }
@@ -69,7 +76,7 @@ function addSettlements(parts: Parts, { events }: PostgresTables, outcomes: read
     parts.add(
       'removed',
       `DELETE FROM ${events} AS e
-      USING ${parts.rows(removals.map(heldRow))} AS s (n int, id text, attempt int, needed int, event text)
+      USING ${parts.rows('s', HELD_COLUMNS, removals.map(heldRow))}
       WHERE ${condition} RETURNING s.n`,
     )
   }
@@ -80,8 +87,7 @@ function addSettlements(parts: Parts, { events }: PostgresTables, outcomes: read
         visible_at = clock_timestamp() + s.delay * interval '1 millisecond',
         uncounted = CASE s.pardon WHEN 1 THEN e.uncounted + 1 WHEN 2 THEN e.attempt ELSE e.uncounted END,
         died_at = CASE s.becomes WHEN ${STATE.dead} THEN clock_timestamp() END
-      FROM ${parts.rows(changes.map(changeRow))} AS s (n int, id text, attempt int, needed int, event text,
-        becomes int, delay float8, error text, pardon int)
+      FROM ${parts.rows('s', CHANGE_COLUMNS, changes.map(changeRow))}
       WHERE ${condition} RETURNING s.n`,
     )
   }
@@ -100,13 +106,16 @@ function addAppends(parts: Parts, { events }: PostgresTables, outcomes: readonly
   )
   if (rows.length === 0) return
   const ordered = rows.map((row, place) => ({ place, ...row }))
+  const columns = {
+    ...{ place: 'int', ...CONDITION_COLUMNS },
+    ...{ ...EVENT_COLUMNS, state: 'int', attempt: 'int', ...DUE_COLUMNS },
+  }
   parts.add(
     'appended',
     `INSERT INTO ${events} (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
-      SELECT id, type, ${bodyFrom(bytes, (value) => parts.parameter(value))}, headers, fingerprint, state, attempt,
+      SELECT id, type, ${bodyFrom(bytes, parts)}, headers, fingerprint, state, attempt,
         clock_timestamp(), ${moment('at', 'delay')}
-      FROM ${parts.rows(ordered)} AS a (place int, n int, settles bool, id text, type text, headers text,
-        fingerprint text, state int, attempt int, at float8, delay float8, ${BODY_COLUMNS})
+      FROM ${parts.rows('a', columns, ordered)}
       WHERE ${parts.applied('a')} ORDER BY place
       ON CONFLICT (id) DO NOTHING RETURNING id, fingerprint`,
   )
@@ -124,12 +133,12 @@ function addPuts(parts: Parts, { payloads }: PostgresTables, outcomes: readonly 
     ...{ id, ...rest, ...due(expires) },
     ...bytes.add(data),
   }))
+  const columns = { ...CONDITION_COLUMNS, id: 'text', ...DUE_COLUMNS, ...BYTES_COLUMNS }
   parts.add(
     'stored',
     `INSERT INTO ${payloads} (id, data, expires_at)
       SELECT id, ${Bytes.of(parts.parameter(bytes.value))}, ${moment('at', 'delay')}
-      FROM ${parts.rows(rows)} AS p (n int, settles bool, event text, id text, at float8, delay float8,
-        begins int, bytes int)
+      FROM ${parts.rows('p', columns, rows)}
       WHERE ${parts.applied('p')}
       ON CONFLICT (id) DO UPDATE SET data = excluded.data, expires_at = excluded.expires_at`,
   )
@@ -143,18 +152,13 @@ function addRemoves(parts: Parts, { payloads }: PostgresTables, outcomes: readon
   parts.add(
     'dropped',
     `DELETE FROM ${payloads} AS p
-      USING ${parts.rows(rows)} AS r (n int, settles bool, event text, id text)
+      USING ${parts.rows('r', { ...CONDITION_COLUMNS, id: 'text' }, rows)}
       WHERE p.id = r.id AND ${parts.applied('r')}`,
   )
 }
 
-function addAnnouncement(parts: Parts, { channel }: PostgresTables): void {
-  const sent = `pg_notify(${parts.parameter(channel)}::text, '')`
-  parts.returns(`SELECT NULL::int AS settled, NULL::text AS appended FROM ${sent}`)
-}
-
 /** What has to hold before anything else of an outcome is applied. */
-function condition({ settle, append }: Outcome, n: number): object {
+function condition({ settle, append }: Outcome, n: number): Row {
   return {
     n,
     settles: settle !== undefined,
@@ -193,12 +197,12 @@ function isRemoval(settle: Settlement): boolean {
   return settle.kind === 'discard' || (settle.kind === 'complete' && settle.keepMs === 0)
 }
 
-function heldRow({ n, settle: { id, attempt, kind }, event }: Numbered): object {
+function heldRow({ n, settle: { id, attempt, kind }, event }: Numbered): Row {
   const needed = kind === 'discard' || kind === 'revive' ? STATE.dead : STATE.leased
   return { n, id, attempt, event, needed }
 }
 
-function changeRow(numbered: Numbered): object {
+function changeRow(numbered: Numbered): Row {
   const { settle } = numbered
   const held = { ...heldRow(numbered), delay: 0 }
   switch (settle.kind) {
