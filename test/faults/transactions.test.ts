@@ -46,7 +46,7 @@ async function run(program: Program): Promise<Written & { late: number }> {
     program.transaction(`${index}`),
   )
   const written = await Promise.all(transactions)
-  await Promise.all(program.late.map((use) => expect(use()).rejects.toThrow(TransactionClosedError)))
+  for (const use of program.late) expect(await failure(use())).toBeInstanceOf(TransactionClosedError)
   const all = written.flatMap((one) => one ?? [])
   return {
     rows: all.flatMap(({ rows }) => rows),
@@ -54,6 +54,14 @@ async function run(program: Program): Promise<Written & { late: number }> {
     payloads: all.flatMap(({ payloads }) => payloads),
     late: program.late.length,
   }
+}
+
+// What `expect(…).rejects` looked at stays in memory until the test ends: gigabytes, with so many.
+function failure(work: Promise<unknown>): Promise<unknown> {
+  return work.then(
+    () => undefined,
+    (error: unknown) => error,
+  )
 }
 
 class Program {
@@ -130,7 +138,7 @@ class Program {
         return
       }
       case 4:
-        await expect(this.#bus.emit('test', 1n)).rejects.toThrow('BigInt')
+        expect(String(await failure(this.#bus.emit('test', 1n)))).toContain('BigInt')
         return
       default:
         await this.#nested(written, depth)
@@ -148,7 +156,7 @@ class Program {
       await this.#steps(tx, written, depth + 1)
       if (fails) throw new Error('nested')
     })
-    if (fails) await expect(nested).rejects.toThrow('nested')
+    if (fails) expect(String(await failure(nested))).toContain('nested')
     else await nested
   }
 }
