@@ -17,39 +17,45 @@ import { ASSERT_TYPES, type Script, script } from './script.ts'
  */
 export const WRITE: Script = script(`
 local channel, goes_on, position = ARGV[1], ARGV[2] == '1', 4
-local function take()
-  position = position + 1
-  return ARGV[position - 1]
+local function take(count)
+  local first = position
+  position = first + count
+  return { unpack(ARGV, first, position - 1) }
 end
+-- Most lists are empty, and making tables is what takes the time.
+local nothing = {}
 local function take_list(size)
+  local count = tonumber(ARGV[position])
+  position = position + 1
+  if count == 0 then return nothing end
   local list = {}
-  for n = 1, tonumber(take()) do
-    local item = {}
-    for field = 1, size do item[field] = take() end
-    list[n] = item
-  end
+  for n = 1, count do list[n] = take(size) end
   return list
+end
+local function take_settlement()
+  if ARGV[position] ~= '' then return take(6) end
+  position = position + 1
 end
 local function is_dead_letter(kind) return kind == 'revive' or kind == 'discard' end
 
 ${ASSERT_TYPES}
 local settled, appended = {}, {}
-local function is_lost(settle)
-  local id = settle[2]
-  if settled[id] then return true end
-  local event = event_fields(id, 'state', 'attempt')
-  return not event or event[1] ~= (is_dead_letter(settle[1]) and 'dead' or 'leased') or event[2] ~= settle[3]
+local function is_lost(key, settle)
+  if settled[key] then return true end
+  local event = redis.pcall('HMGET', key, 'state', 'attempt')
+  return event[2] ~= settle[3] or event[1] ~= (is_dead_letter(settle[1]) and 'dead' or 'leased')
 end
 
+-- Most of what is written completes: those are deleted together, at the end.
+local completed, completed_keys = {}, {}
 local results, outcomes = {}, {}
 for n = 1, tonumber(ARGV[3]) do
-  local settle = { take() }
-  if settle[1] == '' then settle = nil else
-    for field = 2, 6 do settle[field] = take() end
-  end
-  local result = settle and is_lost(settle) and 'lost' or 'applied'
-  local events = {}
-  for _, event in ipairs(take_list(8)) do
+  local settle = take_settlement()
+  local key = settle and root .. 'event:' .. settle[2]
+  local result = settle and is_lost(key, settle) and 'lost' or 'applied'
+  local given, events = take_list(8), nothing
+  if given ~= nothing then events = {} end
+  for _, event in ipairs(given) do
     local key = root .. 'event:' .. event[1]
     local known = appended[event[1]] or redis.pcall('HGET', key, 'fingerprint')
     if type(known) == 'table' then return redis.error_reply('WRONGTYPE ' .. key .. ' holds something else') end
@@ -58,21 +64,23 @@ for n = 1, tonumber(ARGV[3]) do
   end
   local payloads, removed = take_list(4), take_list(1)
   if result == 'applied' then
-    if settle then goes_on, settled[settle[2]] = true, true end
     for _, event in ipairs(events) do appended[event[1]] = event[7] end
-    outcomes[#outcomes + 1] = { settle, events, payloads, removed }
+    if settle then
+      goes_on, settled[key] = true, true
+      if settle[1] == 'complete' and settle[4] == '0' then
+        completed[#completed + 1], completed_keys[#completed_keys + 1] = settle[2], key
+        settle = nil
+      end
+    end
+    if settle or events ~= nothing or payloads ~= nothing or removed ~= nothing then
+      outcomes[#outcomes + 1] = { settle or false, events, payloads, removed }
+    end
   end
   results[n] = result
 end
 
--- Most of what is written completes: those are deleted together, at the end.
-local completed, completed_keys = {}, {}
 local function apply_settlement(kind, id, attempt, ms, reason, counted)
   local key = root .. 'event:' .. id
-  if kind == 'complete' and ms == '0' then
-    completed[#completed + 1], completed_keys[#completed_keys + 1] = id, key
-    return
-  end
   redis.call('ZREM', is_dead_letter(kind) and dead or leased, id)
   if kind == 'discard' then
     redis.call('DEL', key)
@@ -95,7 +103,7 @@ end
 
 if goes_on then go_on_when_full() end
 for _, outcome in ipairs(outcomes) do
-  local settle, events, payloads, removed = unpack(outcome, 1, 4)
+  local settle, events, payloads, removed = unpack(outcome)
   if settle then apply_settlement(unpack(settle)) end
   for _, event in ipairs(events) do
     local is_leased = event[8] == '1'
