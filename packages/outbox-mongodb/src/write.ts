@@ -95,8 +95,6 @@ export class OutcomeWriter {
     return outcomes.map(({ settle }) => {
       if (!settle) return APPLIED
       const event = byId.get(settle.id)
-      // A second settlement of the same event finds it settled.
-      byId.delete(settle.id)
       return event?.attempt === settle.attempt && event.state === stateFor(settle) ? APPLIED : LOST
     })
   }

@@ -39,9 +39,7 @@ end
 local function is_dead_letter(kind) return kind == 'revive' or kind == 'discard' end
 
 ${ASSERT_TYPES}
-local settled, appended = {}, {}
 local function is_lost(key, settle)
-  if settled[key] then return true end
   local event = redis.pcall('HMGET', key, 'state', 'attempt')
   return event[2] ~= settle[3] or event[1] ~= (is_dead_letter(settle[1]) and 'dead' or 'leased')
 end
@@ -57,16 +55,15 @@ for n = 1, tonumber(ARGV[3]) do
   if given ~= nothing then events = {} end
   for _, event in ipairs(given) do
     local key = root .. 'event:' .. event[1]
-    local known = appended[event[1]] or redis.pcall('HGET', key, 'fingerprint')
+    local known = redis.pcall('HGET', key, 'fingerprint')
     if type(known) == 'table' then return redis.error_reply('WRONGTYPE ' .. key .. ' holds something else') end
     if known and event[7] ~= '' and result ~= 'lost' then result = 'duplicate ' .. known end
     if not known then events[#events + 1] = event end
   end
   local payloads, removed = take_list(4), take_list(1)
   if result == 'applied' then
-    for _, event in ipairs(events) do appended[event[1]] = event[7] end
     if settle then
-      goes_on, settled[key] = true, true
+      goes_on = true
       if settle[1] == 'complete' and settle[4] == '0' then
         completed[#completed + 1], completed_keys[#completed_keys + 1] = settle[2], key
         settle = nil
