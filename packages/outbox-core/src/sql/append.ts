@@ -1,6 +1,6 @@
 import type { NewEvent, When } from '../storage.ts'
 import { BYTES_COLUMNS, Bytes } from './bytes.ts'
-import { Parts, type Row } from './parts.ts'
+import { type Columns, Parts, type Row } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
 import type { Statement } from './statements.ts'
 
@@ -62,7 +62,7 @@ export function appendAllStatement(
 }
 
 /** The columns of a row that hold a body, or where in the bytes beside it is. */
-export const BODY_COLUMNS = { body: 'text', ...BYTES_COLUMNS }
+export const BODY_COLUMNS: Columns = { body: 'text', ...BYTES_COLUMNS }
 
 export function bodyColumns(body: string, bytes: Bytes): Row {
   return body.length > LONG ? bytes.add(Buffer.from(body)) : { body }

@@ -1,5 +1,7 @@
+import type { Columns } from './parts.ts'
+
 /** The columns of a row that say where its bytes are. */
-export const BYTES_COLUMNS = { begins: 'int', bytes: 'int' }
+export const BYTES_COLUMNS: Columns = { begins: 'int', bytes: 'int' }
 
 /**
  * Bytes of many rows that travel as one parameter, beside the rows' JSON: as many parameters as rows would meet the
