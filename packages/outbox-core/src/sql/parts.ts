@@ -41,9 +41,9 @@ export class Parts {
   }
 
   #value(value: Row[string]): string {
-    return value === undefined || value === null || typeof value === 'boolean'
-      ? String(value ?? null)
-      : this.parameter(value)
+    return typeof value === 'string' || typeof value === 'number'
+      ? this.parameter(value)
+      : String(value ?? null)
   }
 
   /** That the outcome is applied, as far as it is decided by the parts added so far. */

@@ -53,7 +53,14 @@ function batchStatement(tables: PostgresTables, outcomes: readonly Outcome[], an
 const HELD_COLUMNS = { n: 'int', id: 'text', attempt: 'int', needed: 'int', event: 'text' }
 const CHANGE_COLUMNS = { ...HELD_COLUMNS, becomes: 'int', delay: 'float8', error: 'text', pardon: 'int' }
 const CONDITION_COLUMNS = { n: 'int', settles: 'bool', event: 'text' }
-const EVENT_COLUMNS = { id: 'text', type: 'text', headers: 'text', fingerprint: 'text', ...BODY_COLUMNS }
+const EVENT_COLUMNS = {
+  id: 'text',
+  type: 'text',
+  headers: 'text',
+  fingerprint: 'text',
+  state: 'int',
+  attempt: 'int',
+}
 const DUE_COLUMNS = { at: 'float8', delay: 'float8' }
 
 const HELD = 'e.id = s.id AND e.attempt = s.attempt AND e.state = s.needed'
@@ -106,10 +113,7 @@ function addAppends(parts: Parts, { events }: PostgresTables, outcomes: readonly
   )
   if (rows.length === 0) return
   const ordered = rows.map((row, place) => ({ place, ...row }))
-  const columns = {
-    ...{ place: 'int', ...CONDITION_COLUMNS },
-    ...{ ...EVENT_COLUMNS, state: 'int', attempt: 'int', ...DUE_COLUMNS },
-  }
+  const columns = { place: 'int', ...CONDITION_COLUMNS, ...EVENT_COLUMNS, ...BODY_COLUMNS, ...DUE_COLUMNS }
   parts.add(
     'appended',
     `INSERT INTO ${events} (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)

@@ -39,9 +39,9 @@ end
 local function is_dead_letter(kind) return kind == 'revive' or kind == 'discard' end
 
 ${ASSERT_TYPES}
-local function is_lost(key, settle)
-  local event = redis.pcall('HMGET', key, 'state', 'attempt')
-  return event[2] ~= settle[3] or event[1] ~= (is_dead_letter(settle[1]) and 'dead' or 'leased')
+local function is_lost(settle)
+  local event = event_fields(settle[2], 'state', 'attempt')
+  return not event or event[1] ~= (is_dead_letter(settle[1]) and 'dead' or 'leased') or event[2] ~= settle[3]
 end
 
 -- Most of what is written completes: those are deleted together, at the end.
@@ -49,8 +49,7 @@ local completed, completed_keys = {}, {}
 local results, outcomes = {}, {}
 for n = 1, tonumber(ARGV[3]) do
   local settle = take_settlement()
-  local key = settle and root .. 'event:' .. settle[2]
-  local result = settle and is_lost(key, settle) and 'lost' or 'applied'
+  local result = settle and is_lost(settle) and 'lost' or 'applied'
   local given, events = take_list(8), nothing
   if given ~= nothing then events = {} end
   for _, event in ipairs(given) do
@@ -65,7 +64,7 @@ for n = 1, tonumber(ARGV[3]) do
     if settle then
       goes_on = true
       if settle[1] == 'complete' and settle[4] == '0' then
-        completed[#completed + 1], completed_keys[#completed_keys + 1] = settle[2], key
+        completed[#completed + 1], completed_keys[#completed_keys + 1] = settle[2], root .. 'event:' .. settle[2]
         settle = nil
       end
     end
