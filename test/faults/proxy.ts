@@ -80,6 +80,8 @@ class Link {
       socket.on('close', () => {
         // A peer that is cut off by a half-open connection hears nothing, not even the end.
         if (!this.frozen) other.destroy()
+        // A client that does not wait for the answer has cut it off itself.
+        this.#cutOff()
         if (client.destroyed && server.destroyed) closed()
       })
     }
@@ -113,7 +115,11 @@ class Link {
     this.#client.resetAndDestroy()
     // What it has received already it may finish.
     this.#server.end()
-    this.#cut()
+    this.#cutOff()
+  }
+
+  #cutOff(): void {
+    this.#cut?.()
     this.#cut = undefined
   }
 }

@@ -15,14 +15,12 @@ const EVENTS_OF_A_SLIP = 5
 
 onServers(
   'server killed',
-  { short: 5_000, long: 100_000, adapters: SERVED },
+  { short: 5_000, shortOnDynamoDB: 500, long: 100_000, adapters: SERVED },
   async (_, { adapter, amount, random, skip }) => {
     const { server: kind }: FaultAdapter = ADAPTERS[adapter]
     const server = kind && (await startOwnServer(kind))
     if (!server) return skip('no server of its own')
-    // DynamoDB Local takes some hundred writes a second.
-    const events = adapter === 'dynamodb' ? amount / 10 : amount
-    const count = events / (EVENTS_OF_A_SLIP + 5)
+    const count = amount / (EVENTS_OF_A_SLIP + 5)
     const stage = await enter(adapter, server.url)
     try {
       const { ledger, opened, start } = stage
@@ -30,7 +28,7 @@ onServers(
       const emitter = new Emitter(opened, sagasOn(opened.outbox, ledger.file))
       const slips = Array.from({ length: count }, (__, number) => `slip-${number}`)
       const total = count * 6
-      const kills = Math.max(3, Math.round(events / 1_000))
+      const kills = Math.max(3, Math.round(amount / 1_000))
       await Promise.all([
         inParallel(total, 8, (number) => {
           return number % 6 === 0 ? emitter.slip(`slip-${number / 6}`) : emitter.plain(`plain-${number}`)

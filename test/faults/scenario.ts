@@ -22,6 +22,8 @@ declare module 'vitest' {
 export interface ScenarioOptions {
   /** How often in CI. */
   readonly short: number
+  /** For DynamoDB Local, which takes some hundred writes a second. @default short */
+  readonly shortOnDynamoDB?: number
   /** How often with FAULTS=long. */
   readonly long: number
   /** @default all */
@@ -59,7 +61,7 @@ export function scenario(
 /** As `scenario`, for what sets up its own stage. */
 export function onServers(
   name: string,
-  { short, long, adapters = ADAPTER_NAMES }: ScenarioOptions,
+  { short, shortOnDynamoDB = short, long, adapters = ADAPTER_NAMES }: ScenarioOptions,
   run: (url: string, run: Run) => Promise<Counts>,
 ): void {
   describe(name, () => {
@@ -69,7 +71,8 @@ export function onServers(
         const url = server === undefined ? '' : inject('serverUrls')[server]
         if (url === undefined) return skip()
         const seed = inject('faultSeed')
-        const amount = LONG ? long : short
+        const inCI = server === 'dynamodb' ? shortOnDynamoDB : short
+        const amount = LONG ? long : inCI
         const counts = await run(url, { adapter, url, amount, random: randomFrom(seed), skip })
         task.meta.fault = { scenario: name, adapter, seed, counts }
       })
