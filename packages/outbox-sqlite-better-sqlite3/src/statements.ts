@@ -21,7 +21,7 @@ function texts({ events, payloads }: Tables) {
   const rows = `SELECT value ->> 0 AS id, value ->> 1 AS attempt`
   const remove = (state: number): string => `DELETE FROM "${events}" WHERE seq IN (
       SELECT seq FROM (${rows} FROM json_each(?)) AS held JOIN "${events}" USING (id, attempt) WHERE state = ${state}
-    ) RETURNING id`
+    ) RETURNING attempt || ' ' || id`
   return {
     due: `SELECT seq FROM "${events}" WHERE state < 2 AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT ?`,
     lease: `UPDATE "${events}" SET state = ${STATE.leased}, attempt = attempt + 1, visible_at = ${NOW} + ?
@@ -36,7 +36,7 @@ function texts({ events, payloads }: Tables) {
         died_at = CASE to_state WHEN ${STATE.dead} THEN ${NOW} END
       FROM (${rows}, value ->> 2 AS needed, value ->> 3 AS to_state, value ->> 4 AS to_delay, value ->> 5 AS to_error, value ->> 6 AS pardon FROM json_each(?)) AS held
       WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = held.needed
-      RETURNING "${events}".id`,
+      RETURNING "${events}".attempt || ' ' || "${events}".id`,
     holds: `SELECT id FROM "${events}" WHERE id = ? AND attempt = ? AND state = ?`,
     appendOne: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
       VALUES (?, ?, ?, ?, ?, ?, ?, ${NOW}, coalesce(?, ${NOW} + ?)) ON CONFLICT (id) DO NOTHING`,
@@ -148,6 +148,11 @@ export function settling(settle: Settlement): ['complete' | 'discard' | 'change'
 export function holding(settle: Settlement): unknown[] {
   const dead = settle.kind === 'revive' || settle.kind === 'discard'
   return [...held(settle), dead ? STATE.dead : STATE.leased]
+}
+
+/** What a statement that settles returns: a batch may hold two leases of one event, of which only the newer one is held. */
+export function settledKey({ id, attempt }: Lease): string {
+  return `${attempt} ${id}`
 }
 
 /** A lease's row. */

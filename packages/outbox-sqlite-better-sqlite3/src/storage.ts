@@ -20,6 +20,7 @@ import {
   holding,
   type Row,
   Statements,
+  settledKey,
   settling,
   whenParameters,
 } from './statements.ts'
@@ -32,7 +33,6 @@ const JSON_AT_MOST = 64 * 1024
 
 const APPLIED: OutcomeResult = { status: 'applied' }
 const LOST: OutcomeResult = { status: 'lost' }
-const NONE: ReadonlySet<string> = new Set()
 
 export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
@@ -161,18 +161,18 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
       if (!duplicate) rows[statement].push(row)
       else if (this.#statements.get('holds', ...holding(settle))) duplicates.set(index, duplicate)
     }
-    const completed = this.#settled('complete', rows.complete)
-    const discarded = this.#settled('discard', rows.discard)
-    const changed = this.#settled('change', rows.change)
+    const settled = new Set([
+      ...this.#settled('complete', rows.complete),
+      ...this.#settled('discard', rows.discard),
+      ...this.#settled('change', rows.change),
+    ])
     return outcomes.map(({ settle }, index) =>
-      !settle || completed.has(settle.id) || discarded.has(settle.id) || changed.has(settle.id)
-        ? APPLIED
-        : (duplicates.get(index) ?? LOST),
+      !settle || settled.has(settledKey(settle)) ? APPLIED : (duplicates.get(index) ?? LOST),
     )
   }
 
-  #settled(statement: 'complete' | 'discard' | 'change', rows: readonly unknown[]): ReadonlySet<string> {
-    return rows.length > 0 ? this.#ids(statement, JSON.stringify(rows)) : NONE
+  #settled(statement: 'complete' | 'discard' | 'change', rows: readonly unknown[]): readonly string[] {
+    return rows.length > 0 ? this.#statements.column(statement, JSON.stringify(rows)) : []
   }
 
   /** Appends what survived settling; an event whose id is taken turns its outcome into a duplicate. */
@@ -211,10 +211,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
     return this.#statements.run('appendOne', ...eventParameters(event)) === 1
   }
 
-  #ids(
-    statement: 'extend' | 'complete' | 'discard' | 'change' | 'appendMany',
-    ...parameters: unknown[]
-  ): Set<string> {
+  #ids(statement: 'extend' | 'appendMany', ...parameters: unknown[]): Set<string> {
     return new Set(this.#statements.column<string>(statement, ...parameters))
   }
 }

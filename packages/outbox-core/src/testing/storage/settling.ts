@@ -65,6 +65,37 @@ export function settlingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       },
     )
 
+    // A worker that was held up leases again what it had lost, and may be done with both at the same time.
+    test.each(
+      '%s beside an older lease of the same event, in one batch: only the newer one counts',
+      KINDS,
+      async (place, kind) => {
+        const { storage } = place.outbox
+        const append = (id: string) => [newEvent({ id, due: FAR })]
+        for (const olderKind of ['complete', 'retry'] as const) {
+          for (const order of [1, -1]) {
+            const older = await leased(place)
+            await place.expireLeases()
+            const [newer = older] = await storage.lease(1, LEASE_MS)
+            if (stateNeeded(kind) === 'dead') await storage.write([settling(settlement('bury', newer))])
+            const batch = [
+              settling(settlement(olderKind, older), { append: append(`older-of-${older.id}`) }),
+              settling(settlement(kind, newer), { append: append(`newer-of-${older.id}`) }),
+            ]
+            const results = await storage.write(order === 1 ? batch : batch.toReversed())
+            expect(results.map(({ status }) => status)).toEqual(
+              order === 1 ? ['lost', 'applied'] : ['applied', 'lost'],
+            )
+            const appended = (await eventIds(place)).filter((id) => id.endsWith(`-of-${older.id}`))
+            expect(appended).toEqual([`newer-of-${older.id}`])
+            // What is revived is due at once.
+            const [revived] = await storage.lease(1, LEASE_MS)
+            if (revived) await storage.write([settling(settlement('complete', revived))])
+          }
+        }
+      },
+    )
+
     test('settles an event whose lease has run out while nobody else took it', async (place) => {
       const lease = await leased(place)
       await place.expireLeases()
