@@ -38,8 +38,10 @@ export class OneAtATime {
   async #pass(asked: IncomingMessage, answer: ServerResponse): Promise<void> {
     if (answer.destroyed) return
     const { method, url, headers } = asked
+    const question = await buffer(asked)
+    // From here to `once` without a pause: an error that nobody listens for would end the process.
     const passed = request(new URL(url ?? '', this.#url), { method, headers, agent: this.#agent })
-    passed.end(await buffer(asked))
+    passed.end(question)
     const [answered] = (await once(passed, 'response')) as [IncomingMessage]
     const body = await buffer(answered)
     await sleep(this.#restMs)

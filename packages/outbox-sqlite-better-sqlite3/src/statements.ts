@@ -19,9 +19,11 @@ const EVENT = 'seq, id, type, body, headers, created_at, attempt, uncounted'
 /** The text of every statement; each is prepared when it is first needed, since the tables may come later. */
 function texts({ events, payloads }: Tables) {
   const rows = `SELECT value ->> 0 AS id, value ->> 1 AS attempt`
+  // As `settledKey` makes it.
+  const key = `"${events}".attempt || ' ' || "${events}".id`
   const remove = (state: number): string => `DELETE FROM "${events}" WHERE seq IN (
       SELECT seq FROM (${rows} FROM json_each(?)) AS held JOIN "${events}" USING (id, attempt) WHERE state = ${state}
-    ) RETURNING attempt || ' ' || id`
+    ) RETURNING ${key}`
   return {
     due: `SELECT seq FROM "${events}" WHERE state < 2 AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT ?`,
     lease: `UPDATE "${events}" SET state = ${STATE.leased}, attempt = attempt + 1, visible_at = ${NOW} + ?
@@ -36,7 +38,7 @@ function texts({ events, payloads }: Tables) {
         died_at = CASE to_state WHEN ${STATE.dead} THEN ${NOW} END
       FROM (${rows}, value ->> 2 AS needed, value ->> 3 AS to_state, value ->> 4 AS to_delay, value ->> 5 AS to_error, value ->> 6 AS pardon FROM json_each(?)) AS held
       WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = held.needed
-      RETURNING "${events}".attempt || ' ' || "${events}".id`,
+      RETURNING ${key}`,
     holds: `SELECT id FROM "${events}" WHERE id = ? AND attempt = ? AND state = ?`,
     appendOne: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
       VALUES (?, ?, ?, ?, ?, ?, ?, ${NOW}, coalesce(?, ${NOW} + ?)) ON CONFLICT (id) DO NOTHING`,

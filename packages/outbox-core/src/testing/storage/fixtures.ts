@@ -44,6 +44,15 @@ export async function leased<Tx, O>(place: Place<Tx, O>, changes: Partial<NewEve
   return { id: event.id, attempt: taken[0]?.attempt ?? 0 }
 }
 
+/** A lease that has run out and the one that followed it, of one event; nothing else may be due. */
+export async function leasedTwice<Tx, O>(place: Place<Tx, O>): Promise<{ older: Lease; newer: Lease }> {
+  const older = await leased(place)
+  await place.expireLeases()
+  const [newer = older] = await place.outbox.storage.lease(1, LEASE_MS)
+  expect(newer).toMatchObject({ id: older.id, attempt: older.attempt + 1 })
+  return { older, newer }
+}
+
 /** Brings an event that has been leased once into a state; nothing else may be due. */
 export async function inState<Tx, O>(
   place: Place<Tx, O>,

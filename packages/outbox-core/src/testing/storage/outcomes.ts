@@ -1,6 +1,16 @@
 import { describe, expect } from 'vitest'
 import { appending, newEvent, type PlaceTest, payload, settling } from '../harness.ts'
-import { eventIds, FAR, LEASE_MS, leased, payloadTexts, putting, rawEvent, settlement } from './fixtures.ts'
+import {
+  eventIds,
+  FAR,
+  LEASE_MS,
+  leased,
+  leasedTwice,
+  payloadTexts,
+  putting,
+  rawEvent,
+  settlement,
+} from './fixtures.ts'
 
 /** The one write: every outcome entirely or not at all, whatever becomes of the others. */
 export function outcomeContract<Tx, O>(test: PlaceTest<Tx, O>): void {
@@ -42,10 +52,7 @@ export function outcomeContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       const ids = ['for-lost', 'for-duplicate', 'for-applied', 'for-settled', 'shared']
       await storage.write([putting(...ids.map((id) => payload(id, 'before')))])
       await storage.write([appending(newEvent({ id: 'taken', due: FAR, fingerprint: 'first' }))])
-      const stale = await leased(place)
-      await place.expireLeases()
-      const [held] = await storage.lease(1, LEASE_MS)
-      expect(held).toMatchObject({ id: stale.id, attempt: stale.attempt + 1 })
+      const { older: stale, newer: held } = await leasedTwice(place)
       const finished = await leased(place)
       const next = (id: string) => newEvent({ id, due: FAR })
       const results = await storage.write([
@@ -75,7 +82,7 @@ export function outcomeContract<Tx, O>(test: PlaceTest<Tx, O>): void {
         { status: 'applied' },
       ])
       expect(await eventIds(place)).toEqual(['c', 'd', 'e', 'new', 'taken', stale.id].sort())
-      expect(await rawEvent(place, stale.id)).toMatchObject({ state: 'leased', attempt: held?.attempt })
+      expect(await rawEvent(place, stale.id)).toMatchObject({ state: 'leased', attempt: held.attempt })
       expect(await payloadTexts(place)).toEqual({
         'for-lost': 'before',
         'for-duplicate': 'before',

@@ -6,6 +6,7 @@ import {
   inState,
   LEASE_MS,
   leased,
+  leasedTwice,
   other,
   payloadTexts,
   rawEvent,
@@ -46,9 +47,7 @@ export function settlingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       KINDS,
       async (place, kind) => {
         const { storage } = place.outbox
-        const first = await leased(place)
-        await place.expireLeases()
-        const [lease = first] = await storage.lease(1, LEASE_MS)
+        const { newer: lease } = await leasedTwice(place)
         expect(lease.attempt).toBe(2)
         if (stateNeeded(kind) === 'dead') await storage.write([settling(settlement('bury', lease))])
         const before = await place.events()
@@ -73,18 +72,16 @@ export function settlingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
         const { storage } = place.outbox
         const append = (id: string) => [newEvent({ id, due: FAR })]
         for (const olderKind of ['complete', 'retry'] as const) {
-          for (const order of [1, -1]) {
-            const older = await leased(place)
-            await place.expireLeases()
-            const [newer = older] = await storage.lease(1, LEASE_MS)
+          for (const newerFirst of [false, true]) {
+            const { older, newer } = await leasedTwice(place)
             if (stateNeeded(kind) === 'dead') await storage.write([settling(settlement('bury', newer))])
             const batch = [
               settling(settlement(olderKind, older), { append: append(`older-of-${older.id}`) }),
               settling(settlement(kind, newer), { append: append(`newer-of-${older.id}`) }),
             ]
-            const results = await storage.write(order === 1 ? batch : batch.toReversed())
+            const results = await storage.write(newerFirst ? batch.toReversed() : batch)
             expect(results.map(({ status }) => status)).toEqual(
-              order === 1 ? ['lost', 'applied'] : ['applied', 'lost'],
+              newerFirst ? ['applied', 'lost'] : ['lost', 'applied'],
             )
             const appended = (await eventIds(place)).filter((id) => id.endsWith(`-of-${older.id}`))
             expect(appended).toEqual([`newer-of-${older.id}`])
