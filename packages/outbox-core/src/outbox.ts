@@ -201,11 +201,13 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
     context?: TransactionContext<Tx>,
   ): Promise<readonly OutcomeResult[]> {
     const announce = !context && outcomes.some(isEmitted) && this.#wake.takeTurn()
-    const results = await this.#log.write(outcomes, () =>
+    const writing = this.#log.write(outcomes, () =>
       context
         ? context.run(() => this.storage.write(outcomes, context.tx))
         : this.storage.write(outcomes, undefined, { announce }),
     )
+    if (announce) writing.catch(() => this.#wake.announce())
+    const results = await writing
     this.#wakeFor(outcomes, results, context, announce)
     return results
   }

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { InMemoryOutbox, OutboxEventBus } from '../src/index.ts'
+import { InMemoryOutbox, OutboxEventBus, StorageError } from '../src/index.ts'
 import { ManualClock, sleep, until } from '../src/testing/index.ts'
 
 /** An outbox whose storage can tell other processes, and what it was asked to tell. */
@@ -48,6 +48,19 @@ test('many emits at once are announced a few times, the last one never left out'
   await sleep(20)
   expect(told.length).toBeLessThan(100)
   expect(told.at(-1)).toBe('after the commit')
+})
+
+test('what a write that failed was to announce with it is announced all the same', async () => {
+  const { outbox, bus, told } = announcing()
+  const { storage } = outbox
+  const { write } = storage
+  storage.write = async (...parameters) => {
+    await write.apply(storage, parameters)
+    throw new StorageError('refused', { transient: false })
+  }
+  await expect(bus.emit('a', 1)).rejects.toThrow('refused')
+  await until(() => told.length > 1)
+  expect(told).toEqual(['with the write', 'after the commit'])
 })
 
 test('what is due later, and what handlers emit, is not announced', async () => {

@@ -1,27 +1,26 @@
-import type { RedisClient, RedisTransaction } from './client.ts'
+import type { RedisClient, RedisScripts, RedisTransaction } from './client.ts'
 import { isUnknownScript, redisError, redisWriteError } from './errors.ts'
 import type { Script } from './scripts/script.ts'
-import { sendOnce } from './send-once.ts'
+import { scriptsOnce } from './send-once.ts'
 
 type Argument = string | Buffer
 
 /** Runs scripts on the outbox's keys, by their hashes. */
 export class RedisCalls<Tx extends RedisTransaction> {
-  readonly #redis: RedisClient<Tx>
+  readonly #scripts: RedisScripts
+  readonly #scriptsOnce: RedisScripts
   readonly #root: string
 
   constructor(redis: RedisClient<Tx>, root: string) {
-    this.#redis = redis
+    this.#scripts = redis
+    this.#scriptsOnce = scriptsOnce(redis)
     this.#root = root
   }
 
   /** For scripts that may run twice: ioredis sends again what a lost connection left unanswered. */
-  async run({ text, sha }: Script, parameters: readonly Argument[] = []): Promise<unknown> {
+  async run(script: Script, parameters: readonly Argument[] = []): Promise<unknown> {
     try {
-      return await this.#redis.evalsha(sha, 1, this.#root, parameters).catch((error) => {
-        if (!isUnknownScript(error)) throw error
-        return this.#redis.eval(text, 1, this.#root, parameters)
-      })
+      return await this.#call(this.#scripts, script, parameters)
     } catch (error) {
       throw redisError(error)
     }
@@ -32,24 +31,18 @@ export class RedisCalls<Tx extends RedisTransaction> {
    *
    * @throws UnknownOutcomeError when the connection is lost meanwhile
    */
-  async runOnce({ text, sha }: Script, parameters: readonly Argument[] = []): Promise<unknown> {
+  async runOnce(script: Script, parameters: readonly Argument[] = []): Promise<unknown> {
     try {
-      return await this.#alone((tx) => tx.evalsha(sha, 1, this.#root, parameters)).catch((error) => {
-        if (!isUnknownScript(error)) throw error
-        return this.#alone((tx) => tx.eval(text, 1, this.#root, parameters))
-      })
+      return await this.#call(this.#scriptsOnce, script, parameters)
     } catch (error) {
       throw redisWriteError(error)
     }
   }
 
-  // Of one command only a pipeline lets itself be told how often it is sent.
-  async #alone(queue: (pipeline: Tx) => unknown): Promise<unknown> {
-    const pipeline = this.#redis.pipeline()
-    sendOnce(pipeline, 'eval', 'evalsha')
-    queue(pipeline)
-    const [error, reply] = (await pipeline.exec())?.[0] ?? [new Error('Connection is closed.'), undefined]
-    if (error) throw error
-    return reply
+  #call(scripts: RedisScripts, { text, sha }: Script, parameters: readonly Argument[]): Promise<unknown> {
+    return scripts.evalsha(sha, 1, this.#root, parameters).catch((error) => {
+      if (!isUnknownScript(error)) throw error
+      return scripts.eval(text, 1, this.#root, parameters)
+    })
   }
 }

@@ -1,19 +1,27 @@
 /** ioredis takes lists among its arguments, which may be longer than what a call can be given. */
 type Arguments = (string | Buffer | readonly (string | Buffer)[])[]
 
+/** A script or its hash, how many keys it has, then those keys and its other arguments. */
+export type ScriptCall = [script: string, numkeys: number, ...args: Arguments]
+
+/** What runs scripts. */
+export interface RedisScripts {
+  eval(...call: ScriptCall): Promise<unknown>
+  evalsha(...call: ScriptCall): Promise<unknown>
+}
+
 /** The part of an ioredis `multi()` or `pipeline()` that is used. */
 export interface RedisTransaction {
   /** How many commands it holds, MULTI among them. */
   readonly length: number
-  eval(script: string, numkeys: number, ...args: Arguments): unknown
-  evalsha(sha: string, numkeys: number, ...args: Arguments): unknown
+  eval(...call: ScriptCall): unknown
+  evalsha(...call: ScriptCall): unknown
   exec(): Promise<[error: Error | null, result: unknown][] | null>
 }
 
 /** The part of an ioredis 5 or 6 `Redis` or `Cluster` that is used. */
-export interface RedisClient<Tx extends RedisTransaction> {
-  eval(script: string, numkeys: number, ...args: Arguments): Promise<unknown>
-  evalsha(sha: string, numkeys: number, ...args: Arguments): Promise<unknown>
+export interface RedisClient<Tx extends RedisTransaction> extends RedisScripts {
+  readonly isCluster?: boolean
   getBuffer(key: string): Promise<Buffer | null>
   set(key: string, value: Buffer, unit: 'PX', ms: number): Promise<unknown>
   set(key: string, value: Buffer, unit: 'PXAT', ms: number): Promise<unknown>

@@ -1,3 +1,5 @@
+import type { RedisClient, RedisScripts, RedisTransaction, ScriptCall } from './client.ts'
+
 /** A command of ioredis, as far as it is used. */
 interface Command {
   readonly name: string
@@ -6,8 +8,9 @@ interface Command {
   toWritable(socket: object): string | Buffer
 }
 
-/** Where ioredis collects the commands of a `multi()` or `pipeline()`. */
+/** Where ioredis sends its commands, or collects those of a `multi()` or `pipeline()`. */
 interface Commander {
+  readonly options?: object
   sendCommand?(command: Command): unknown
 }
 
@@ -18,21 +21,76 @@ const INSTEAD = {
   evalsha: '*1\r\n$4\r\nPING\r\n',
 } as const
 
+type Name = keyof typeof INSTEAD
+
+const SCRIPTS: readonly Name[] = ['eval', 'evalsha']
+
 /**
  * Keeps ioredis from executing a `multi()`, or a pipeline's scripts, twice. After a lost connection it sends everything
  * again that was not answered; it may have been executed, and would be applied once more. A second EXEC becomes a
  * DISCARD, a second script a PING, and whoever waits for it hears that the connection was lost.
  */
-export function sendOnce(tx: object, ...names: (keyof typeof INSTEAD)[]): void {
+export function sendOnce(tx: object, ...names: readonly Name[]): void {
   const commander = tx as Commander
   const { sendCommand } = commander
   if (typeof sendCommand !== 'function') return
   commander.sendCommand = function (command) {
-    const name = names.find((candidate) => candidate === command.name)
-    // A cluster client collects the same command again when it was redirected.
-    if (name && !Object.hasOwn(command, 'toWritable')) executeOnce(command, INSTEAD[name])
+    markOnce(command, names)
     return sendCommand.call(this, command)
   }
+}
+
+/** The client for scripts that are sent once. */
+export function scriptsOnce<Tx extends RedisTransaction>(redis: RedisClient<Tx>): RedisScripts {
+  // A redirected command of a cluster client can be told from one that is sent again only in a pipeline.
+  return redis.isCluster ? new InPipelines(redis) : markingScripts(redis)
+}
+
+/** Each in a pipeline of its own. */
+class InPipelines<Tx extends RedisTransaction> implements RedisScripts {
+  readonly #redis: RedisClient<Tx>
+
+  constructor(redis: RedisClient<Tx>) {
+    this.#redis = redis
+  }
+
+  eval(...call: ScriptCall): Promise<unknown> {
+    return this.#alone((pipeline) => pipeline.eval(...call))
+  }
+
+  evalsha(...call: ScriptCall): Promise<unknown> {
+    return this.#alone((pipeline) => pipeline.evalsha(...call))
+  }
+
+  async #alone(queue: (pipeline: Tx) => unknown): Promise<unknown> {
+    const pipeline = this.#redis.pipeline()
+    sendOnce(pipeline, ...SCRIPTS)
+    queue(pipeline)
+    const [error, reply] = (await pipeline.exec())?.[0] ?? [new Error('Connection is closed.'), undefined]
+    if (error) throw error
+    return reply
+  }
+}
+
+/** Directly: every pipeline of ioredis has a hidden class of its own, and outlives all collections but the full ones. */
+function markingScripts(redis: RedisScripts & Commander): RedisScripts {
+  if (!redis.options || typeof redis.sendCommand !== 'function') return redis
+  return Object.create(redis, {
+    // Auto-pipelining would gather commands of others, and send them through here.
+    options: { value: Object.create(redis.options, { enableAutoPipelining: { value: false } }) },
+    sendCommand: {
+      value(command: Command) {
+        markOnce(command, SCRIPTS)
+        return redis.sendCommand?.(command)
+      },
+    },
+  })
+}
+
+// A cluster client collects the same command again when it was redirected.
+function markOnce(command: Command, names: readonly Name[]): void {
+  const name = names.find((candidate) => candidate === command.name)
+  if (name && !Object.hasOwn(command, 'toWritable')) executeOnce(command, INSTEAD[name])
 }
 
 function executeOnce(command: Command, instead: string): void {

@@ -12,6 +12,8 @@ const CLIENTS = [
   ['ioredis 5', Redis5 as unknown as typeof Redis],
 ] as const
 
+const LAZY = { lazyConnect: true }
+
 describe.skipIf(url === undefined)('Connections to Redis', () => {
   test.each(
     CLIENTS.flatMap(([name, Client]) => [
@@ -37,10 +39,15 @@ describe.skipIf(url === undefined)('Connections to Redis', () => {
     expect(await outbox.stats()).toMatchObject({ due: 1 })
   })
 
-  test.each(CLIENTS)(
-    '%s: an event that was handled before its emit was answered does not come back',
-    async (_name, Client) => {
-      const { prefix, redis, bus, outbox, key } = await opened(closedAfterwards(new Client(url ?? '')))
+  test.each(
+    CLIENTS.flatMap(([name, Client]) => [
+      [name, 'one by one', new Client(url ?? '', LAZY)] as const,
+      [name, 'auto-pipelined', new Client(url ?? '', { ...LAZY, enableAutoPipelining: true })] as const,
+    ]),
+  )(
+    '%s, %s: an event that was handled before its emit was answered does not come back',
+    async (_name, _way, client) => {
+      const { prefix, redis, bus, outbox, key } = await opened(closedAfterwards(client))
       await bus.emit('warm', {})
       const { storage } = new RedisIoredisOutbox<ChainableCommander>(connect(), { prefix, logger: false })
       const completeAll = async (): Promise<void> => {
@@ -70,12 +77,9 @@ describe.skipIf(url === undefined)('Connections to Redis', () => {
     'Reached the max retries per request limit (which is 20). Refer to "maxRetriesPerRequest" option for details.',
   ])('a write that ioredis fails with “%s” is an unknown outcome', async (message) => {
     const { redis, outbox, bus } = await opened()
-    const fail = async (): Promise<never> => {
-      throw new Error(message)
-    }
-    for (const kind of ['multi', 'pipeline'] as const) {
-      const begin = redis[kind].bind(redis) as () => ChainableCommander
-      redis[kind] = (() => Object.assign(begin(), { exec: fail })) as never
+    redis.sendCommand = (command) => {
+      command.reject(new Error(message))
+      return command.promise
     }
     await expect(bus.emit('a', {})).rejects.toMatchObject(UNKNOWN)
     await expect(outbox.transaction(() => bus.emit('a', {}))).rejects.toMatchObject(UNKNOWN)

@@ -29,15 +29,18 @@ describe.skipIf(url === undefined)('Keys of ours that hold something else', () =
         transient: false,
         message: expect.stringMatching(/WRONGTYPE.*prefix/),
       }
-      await expect(new OutboxEventBus(outbox).emit('a', {})).rejects.toMatchObject(wrong)
-      await expect(storage.write([complete('x', { append: [event('y')] })])).rejects.toMatchObject(wrong)
-      const reader = {
-        due: () => storage.lease(1, 1_000),
-        leased: () => storage.lease(1, 1_000),
-        done: () => storage.purge(1),
-        dead: () => storage.listDead({ limit: 1 }),
-      }[name]
-      await expect(reader?.()).rejects.toMatchObject(wrong)
+      const users: Record<string, readonly (() => Promise<unknown>)[]> = {
+        due: [() => new OutboxEventBus(outbox).emit('a', {}), () => storage.lease(1, 1_000)],
+        leased: [() => storage.lease(1, 1_000)],
+        done: [() => storage.purge(1)],
+        dead: [() => storage.listDead({ limit: 1 })],
+      }
+      for (const use of [
+        () => storage.write([complete('x', { append: [event('y')] })]),
+        ...(users[name] ?? []),
+      ]) {
+        await expect(use()).rejects.toMatchObject(wrong)
+      }
       expect(await everything(redis, prefix)).toEqual(before)
     },
   )

@@ -1,4 +1,4 @@
-import { ASSERT_TYPES, BASICS, type Script, scriptOf } from './script.ts'
+import { BASICS, type Script, scriptOf } from './script.ts'
 
 /**
  * Appends events of generated ids, and puts payloads. A fraction of the write script, which is sent with its text in
@@ -10,23 +10,25 @@ import { ASSERT_TYPES, BASICS, type Script, scriptOf } from './script.ts'
  *         number of payloads, then for each: id, data, expires at ('' for none), expires in
  * Returns nothing: all of it was applied, or had been already.
  *
- * Everything that can refuse is asked before the first write: what a script has written before it fails, stays.
+ * Everything that can refuse is asked before the first write, or is that write: what a script has written before it
+ * fails, stays.
  */
-export const APPEND: Script = scriptOf(`${BASICS}${ASSERT_TYPES}
+export const APPEND: Script = scriptOf(`${BASICS}
 local payloads = 4 + ARGV[3] * 6
 local fresh = {}
 for at = 4, payloads - 1, 6 do
   local key = root .. 'event:' .. ARGV[at]
   local known = redis.pcall('HEXISTS', key, 'state')
-  if type(known) == 'table' then return redis.error_reply('WRONGTYPE ' .. key .. ' holds something else') end
-  if known == 0 then fresh[#fresh + 1] = at end
+  if known == 0 then fresh[at] = key
+  elseif known ~= 1 then return redis.error_reply('WRONGTYPE ' .. key .. ' holds something else') end
 end
 if ARGV[2] == '1' then go_on_when_full() end
-for _, at in ipairs(fresh) do
-  redis.call('HSET', root .. 'event:' .. ARGV[at], 'type', ARGV[at + 1], 'body', ARGV[at + 2],
-    'headers', ARGV[at + 3], 'fingerprint', '', 'created', text(now), 'attempt', '0', 'uncounted', '0',
-    'state', 'waiting')
-  redis.call('ZADD', due, moment(ARGV[at + 4], ARGV[at + 5]), ARGV[at])
+local scores, created = {}, text(now)
+for at in pairs(fresh) do scores[#scores + 1], scores[#scores + 2] = moment(ARGV[at + 4], ARGV[at + 5]), ARGV[at] end
+in_chunks(scores, function(...) redis.call('ZADD', root .. 'due', ...) end)
+for at, key in pairs(fresh) do
+  redis.call('HSET', key, 'type', ARGV[at + 1], 'body', ARGV[at + 2], 'headers', ARGV[at + 3],
+    'fingerprint', '', 'created', created, 'attempt', '0', 'uncounted', '0', 'state', 'waiting')
 end
 for at = payloads + 1, #ARGV, 4 do
   redis.call('SET', root .. 'saga:' .. ARGV[at], ARGV[at + 1], 'PXAT', moment(ARGV[at + 2], ARGV[at + 3]))

@@ -6,23 +6,25 @@ export interface Script {
   readonly sha: string
 }
 
-/** Keys, milliseconds by the server's clock, and what to do when memory is full. */
+/** What every script needs; part of what is sent with each MULTI. */
 export const BASICS = `
-local root = KEYS[1]
-local due, leased, done, dead = root .. 'due', root .. 'leased', root .. 'done', root .. 'dead'
-local time = redis.call('TIME')
+local root, time = KEYS[1], redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- Numbers as text without an exponent.
 local function text(number) return string.format('%.0f', number) end
 local function moment(at, delay)
   if at ~= '' then return at end
-  return text(now + tonumber(delay))
+  return text(now + delay)
 end
 -- Memory that is full refuses a script's first write, unless that is one which frees some.
-local function go_on_when_full() redis.call('ZREM', leased, '') end
+local function go_on_when_full() redis.call('ZREM', root .. 'leased', '') end
+-- Lua takes some 8,000 arguments in one call.
+local function in_chunks(values, call)
+  for from = 1, #values, 4000 do call(unpack(values, from, math.min(from + 3999, #values))) end
+end
 `
 
-/** For scripts that write: before they do. */
+/** For scripts that write to several of the sets: before they do. */
 export const ASSERT_TYPES = `
 for _, key in ipairs({ due, leased, done, dead }) do
   local kind = redis.call('TYPE', key).ok
@@ -32,14 +34,11 @@ end
 
 /** What several scripts do. */
 const SHARED = `
+local due, leased, done, dead = root .. 'due', root .. 'leased', root .. 'done', root .. 'dead'
 -- Fields of an event; nil when there is none, or something else is under its key. The first field is one every event has.
 local function event_fields(id, ...)
   local fields = redis.pcall('HMGET', root .. 'event:' .. id, ...)
   if not fields.err and fields[1] then return fields end
-end
--- Lua takes some 8,000 arguments in one call.
-local function in_chunks(values, call)
-  for from = 1, #values, 4000 do call(unpack(values, from, math.min(from + 3999, #values))) end
 end
 `
 
