@@ -20,7 +20,7 @@ export interface RedisIoredisOutboxOptions extends OutboxOptions {
    */
   readonly listener?: RedisListener
   /**
-   * Tells the listeners of other processes after a commit, at most every few milliseconds: one PUBLISH.
+   * Tells the listeners of other processes after a commit, at most once a millisecond: one PUBLISH.
    * @default whether there is a `listener`
    */
   readonly notify?: boolean

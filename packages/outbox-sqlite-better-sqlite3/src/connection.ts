@@ -41,7 +41,8 @@ interface Shared {
 
 const shared = new WeakMap<SqliteDatabase, Shared>()
 
-const PAUSE_MS = 5
+// A file's lock goes to whoever asks first once it is free: who asks rarely seldom gets it.
+const PAUSE_MS = 1
 
 /**
  * One better-sqlite3 connection, on which asynchronous transactions take turns: two of them at once would be one

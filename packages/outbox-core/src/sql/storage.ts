@@ -37,7 +37,7 @@ export interface PostgresStorageOptions extends PostgresTableOptions {
    */
   readonly listener?: PostgresListener
   /**
-   * Tells the listeners of other processes after a commit, at most every few milliseconds: one NOTIFY.
+   * Tells the listeners of other processes after a commit, at most once a millisecond: one NOTIFY.
    * @default whether there is a `listener`
    */
   readonly notify?: boolean
