@@ -3,8 +3,9 @@ import { basename, dirname } from 'node:path'
 import type { Connection, SqliteStatement } from './connection.ts'
 import { isBusy } from './errors.ts'
 
-// Commits of one's own touch the file too: looking more often would only cost statements.
-const LOOK_AT_MOST_EVERY_MS = 5
+// What the file system tells of is a write, whose commit may take a while: look soon, then ever more rarely.
+const FIRST_LOOK_AFTER_MS = 1
+const LAST_LOOK_AFTER_MS = 32
 
 /**
  * Calls `wake` when another connection, most likely in another process, has committed to the database's file. The
@@ -22,12 +23,13 @@ export function watchOtherConnections(connection: Connection, wake: () => void):
   }
   let seen: unknown
   let timer: NodeJS.Timeout | undefined
+  let pause = FIRST_LOOK_AFTER_MS
 
   const look = (): void => {
     timer = undefined
     // A statement in someone's transaction would see its snapshot, not what others have committed since.
     if (db.inTransaction) {
-      lookSoon()
+      lookLater()
       return
     }
     try {
@@ -35,12 +37,24 @@ export function watchOtherConnections(connection: Connection, wake: () => void):
       if (seen !== undefined && now !== seen) wake()
       seen = now
     } catch (error) {
-      if (isBusy(error)) lookSoon()
-      else stop()
+      if (!isBusy(error)) {
+        stop()
+        return
+      }
     }
+    pause *= 2
+    if (pause <= LAST_LOOK_AFTER_MS) lookLater()
+  }
+  const lookLater = (): void => {
+    timer ??= setTimeout(look, pause).unref()
   }
   const lookSoon = (): void => {
-    timer ??= setTimeout(look, LOOK_AT_MOST_EVERY_MS).unref()
+    if (pause > FIRST_LOOK_AFTER_MS) {
+      clearTimeout(timer)
+      timer = undefined
+      pause = FIRST_LOOK_AFTER_MS
+    }
+    lookLater()
   }
   let stop = (): void => {}
   try {
