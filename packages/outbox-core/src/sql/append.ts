@@ -11,21 +11,25 @@ export const moment = (at: string, delay: string): string =>
 // Longer bodies are cheaper as bytes, shorter ones as JSON.
 const LONG = 512
 
-/** A single event, the most frequent write of all. Returns its id, or nothing when it was there already. */
+/** A single event, the most frequent write of all. Returns the id of a fingerprinted one that was not there already. */
 export function appendStatement(
   { events, channel }: PostgresTables,
   event: NewEvent,
   announce: boolean,
 ): Statement {
   const { at, delay } = due(event.due)
-  // Most are due at once: that much less for the server to plan.
+  // Most are due at once, and have a generated id that no other event has: that much less for the server to do.
   const visible = delay === 0 ? 'clock_timestamp()' : moment('$6::float8', '$7::float8')
   const moments = delay === 0 ? [] : [at ?? null, delay ?? null]
-  const notice = announce ? `, pg_notify($${moments.length + 6}::text, '')::text` : ''
+  const mayExist = event.fingerprint !== null
+  const returned = [
+    ...(mayExist ? ['id AS appended'] : []),
+    ...(announce ? [`pg_notify($${moments.length + 6}::text, '')::text AS notice`] : []),
+  ]
   return {
     text: `INSERT INTO ${events} (id, type, body, headers, fingerprint, created_at, visible_at)
       VALUES ($1::text, $2::text, $3::text, $4::text, $5::text, clock_timestamp(), ${visible})
-      ON CONFLICT (id) DO NOTHING RETURNING id AS appended${notice}`,
+      ${mayExist ? 'ON CONFLICT (id) DO NOTHING' : ''} ${returned.length > 0 ? `RETURNING ${returned.join(', ')}` : ''}`,
     parameters: [
       event.id,
       event.type,
@@ -38,7 +42,7 @@ export function appendStatement(
   }
 }
 
-/** Many events without the conditions of `writeStatement`. Returns nothing. */
+/** Many events of generated ids, without the conditions of `writeStatement`. Returns nothing. */
 export function appendAllStatement(
   { events, channel }: PostgresTables,
   appended: readonly NewEvent[],
@@ -55,7 +59,7 @@ export function appendAllStatement(
     'appended',
     `INSERT INTO ${events} (id, type, body, headers, created_at, visible_at)
       SELECT id, type, ${bodyFrom(bytes, parts)}, headers, clock_timestamp(), clock_timestamp()
-      FROM ${parts.rows('a', columns, rows)} ORDER BY place ON CONFLICT (id) DO NOTHING`,
+      FROM ${parts.rows('a', columns, rows)} ORDER BY place`,
   )
   if (announce) addAnnouncement(parts, channel)
   return parts.statement()
