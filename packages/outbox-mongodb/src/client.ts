@@ -53,8 +53,15 @@ export interface MongoDatabase {
   command(command: object): Promise<{ readonly [field: string]: unknown }>
 }
 
+/** How long a client waits for an answer; 0 or nothing for ever. */
+export interface MongoTimeouts {
+  readonly socketTimeoutMS?: number | undefined
+  readonly timeoutMS?: number | undefined
+}
+
 /** The part of a MongoClient that is used, of the drivers 6 and 7 alike. */
 export interface MongoClientLike<Session extends MongoSession> {
+  readonly options?: MongoTimeouts
   db(name?: string, options?: object): MongoDatabase
   startSession(): Session
 }

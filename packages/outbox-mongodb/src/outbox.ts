@@ -14,7 +14,7 @@ export interface MongoDBOutboxOptions extends OutboxOptions {
   }
   /**
    * Watches a change stream, so that events of other processes are handled at once instead of at the next poll. It takes one
-   * of your client's connections.
+   * of your client's connections for as long as the bus runs.
    * @default false
    */
   readonly watch?: boolean

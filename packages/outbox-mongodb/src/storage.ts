@@ -65,7 +65,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
     this.#events = this.#db.collection(names.events)
     this.#payloads = this.#db.collection(names.payloads)
     this.#writer = new OutcomeWriter(this.#events, this.#payloads)
-    if (watch) this.listen = async (wake) => watchInserts(this.#events, wake)
+    if (watch) this.listen = async (wake) => watchInserts(this.#events, client.options, wake)
   }
 
   async initialize(): Promise<void> {

@@ -1,19 +1,27 @@
-import type { MongoChangeStream, MongoCollection } from './client.ts'
+import type { MongoChangeStream, MongoCollection, MongoTimeouts } from './client.ts'
 
 // Long enough not to press a server that is down; polling goes on meanwhile.
 const REOPEN_MS = 1_000
+
+// Left to itself a server answers every second, whether there was a change or not.
+const AWAIT_AT_MOST_MS = 30_000
 
 // Bodies needn't travel to everyone who is woken; `_id` is the stream's resume token.
 const INSERTS = [{ $match: { operationType: 'insert' } }, { $project: { _id: 1 } }]
 
 /** Calls `wake` whenever an event was inserted. The driver resumes the stream; where it can't, a new one is opened. */
-export function watchInserts(events: MongoCollection, wake: () => void): () => Promise<void> {
+export function watchInserts(
+  events: MongoCollection,
+  timeouts: MongoTimeouts | undefined,
+  wake: () => void,
+): () => Promise<void> {
+  // Change streams take no other read concern.
+  const options = { readConcern: { level: 'majority' }, maxAwaitTimeMS: awaitMs(timeouts) }
   let stream: MongoChangeStream
   let reopening: NodeJS.Timeout | undefined
   let ended = false
   const open = (): void => {
-    // Change streams take no other read concern.
-    stream = events.watch(INSERTS, { readConcern: { level: 'majority' } })
+    stream = events.watch(INSERTS, options)
     stream.on('change', wake)
     stream.on('error', reopen)
     // So ends a stream whose collection was dropped.
@@ -33,4 +41,10 @@ export function watchInserts(events: MongoCollection, wake: () => void): () => P
     clearTimeout(reopening)
     await stream.close().catch(() => {})
   }
+}
+
+// An answer that comes when the client has stopped waiting is a broken connection.
+function awaitMs({ socketTimeoutMS, timeoutMS }: MongoTimeouts = {}): number {
+  const limits = [socketTimeoutMS, timeoutMS].filter((ms) => ms !== undefined && ms > 0) as number[]
+  return Math.min(AWAIT_AT_MOST_MS, ...limits.map((ms) => ms / 2))
 }

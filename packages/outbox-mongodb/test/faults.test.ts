@@ -263,6 +263,27 @@ describe.skipIf(!failpoints)('MongoDB, failing', () => {
     await sleepy.stop()
   })
 
+  test.each([{}, { socketTimeoutMS: 1_000 }])(
+    'a change stream on which nothing happens asks seldom, and is not broken: %o',
+    async (clientOptions) => {
+      const { client, outbox, bus, during } = await opened({ watch: true }, clientOptions)
+      let failed = 0
+      client.on('commandFailed', () => failed++)
+      let woken = 0
+      const end = await outbox.storage.listen?.(() => woken++)
+      await until(async () => {
+        await bus.emit('a', {})
+        return woken > 0
+      })
+      const asked = await during(() => new Promise((resolve) => setTimeout(resolve, 2_600)))
+      expect(failed).toBe(0)
+      // Half of what the client waits for an answer.
+      expect(asked.length).toBeLessThanOrEqual(clientOptions.socketTimeoutMS ? 6 : 1)
+      expect(new Set(asked).size).toBeLessThanOrEqual(1)
+      await end?.()
+    },
+  )
+
   test('a change stream of a client that was closed under it harms nobody, and ends', async () => {
     const { client, outbox } = await opened({ watch: true })
     let woken = 0
