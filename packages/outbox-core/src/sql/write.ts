@@ -13,6 +13,7 @@ import { BYTES_COLUMNS, Bytes } from './bytes.ts'
 import { Parts, type Row } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
 import { STATE, type Statement } from './statements.ts'
+import { isTransition, transitionStatement } from './transition.ts'
 
 /** Writes outcomes in one statement, hence all or none: the cheapest that can. */
 export function writeStatement(
@@ -20,6 +21,8 @@ export function writeStatement(
   outcomes: readonly Outcome[],
   announce: boolean,
 ): Statement {
+  const [outcome] = outcomes
+  if (outcome && outcomes.length === 1 && isTransition(outcome)) return transitionStatement(tables, outcome)
   if (!outcomes.every(isAppend)) return batchStatement(tables, outcomes, announce)
   const events = outcomes.flatMap(({ append }) => append)
   const [event] = events
