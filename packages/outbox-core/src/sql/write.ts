@@ -12,8 +12,8 @@ import {
 import { BYTES_COLUMNS, Bytes } from './bytes.ts'
 import { Parts, type Row } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
+import { isSingle, singleStatement } from './single.ts'
 import { STATE, type Statement } from './statements.ts'
-import { isTransition, transitionStatement } from './transition.ts'
 
 /** Writes outcomes in one statement, hence all or none: the cheapest that can. */
 export function writeStatement(
@@ -21,9 +21,18 @@ export function writeStatement(
   outcomes: readonly Outcome[],
   announce: boolean,
 ): Statement {
+  if (outcomes.every(isAppend)) return appendsStatement(tables, outcomes, announce)
   const [outcome] = outcomes
-  if (outcome && outcomes.length === 1 && isTransition(outcome)) return transitionStatement(tables, outcome)
-  if (!outcomes.every(isAppend)) return batchStatement(tables, outcomes, announce)
+  return outcome && outcomes.length === 1 && isSingle(outcome)
+    ? singleStatement(tables, outcome, announce)
+    : batchStatement(tables, outcomes, announce)
+}
+
+function appendsStatement(
+  tables: PostgresTables,
+  outcomes: readonly Outcome[],
+  announce: boolean,
+): Statement {
   const events = outcomes.flatMap(({ append }) => append)
   const [event] = events
   if (event && events.length === 1) return appendStatement(tables, event, announce)
