@@ -53,6 +53,9 @@ export interface Measured {
   readonly failures: readonly string[]
 }
 
+/** The share of a workload that goes before it, so that code is compiled as in a service that has run for a while. */
+export const WARM_UP_SHARE = 0.2
+
 /** Runs every arm in turn, so often that noise shows. */
 export async function measure(workload: Workload, repetitions: number): Promise<Measured> {
   const { name, database, trials, atMost = repetitions } = workload

@@ -16,13 +16,18 @@ export function realBytes(size: number): Uint8Array {
   return Buffer.from(text.slice(0, size))
 }
 
-/** Real payloads that make up about so many bytes of JSON. */
+/** Real payloads that make up at least so many bytes of JSON, as few as possible of the smallest that do. */
 export function realObjects(size: number): readonly object[] {
   const chosen: object[] = []
-  for (let bytes = 0, next = 0; bytes < size; next++) {
-    const payload = webhooks[next % webhooks.length] ?? {}
+  const bySize = webhooks.toSorted((a, b) => bytes(a) - bytes(b))
+  for (let left = size; left > 0; ) {
+    const payload = bySize.find((candidate) => bytes(candidate) >= left) ?? bySize.at(-1) ?? {}
     chosen.push(payload)
-    bytes += JSON.stringify(payload).length
+    left -= bytes(payload)
   }
   return chosen
+}
+
+function bytes(payload: object): number {
+  return JSON.stringify(payload).length
 }

@@ -1,13 +1,11 @@
 import { type Arm, type Contender, type Database, fill, inFlight, using } from '../contender.ts'
 import { assertEqual, drainAll } from '../deliveries.ts'
-import { type Metrics, type Target, timed, type Workload } from '../measure.ts'
+import { type Metrics, type Target, timed, WARM_UP_SHARE, type Workload } from '../measure.ts'
 
 type Way = 'emit' | 'emitInTransaction' | 'emitMany'
 
 const AT_ONCE = 100
 
-// Connections, prepared statements and compiled code, as in a service that has run for a while: of the events.
-const WARM_UP = 0.2
 const TARGET: Target = { metric: 'events/s', ofFloor: 0.9 }
 
 /** Writing events: alone, together with a row of the user's own, and 100 in one write. */
@@ -38,7 +36,7 @@ export function emitting(database: Database): readonly Workload[] {
 function emit(arm: Arm, { sizes }: Database, way: Way, concurrency: number): Promise<Metrics> {
   return using(arm, {}, async (contender) => {
     const count = way === 'emitMany' ? sizes.drain : sizes.emits
-    const warm = await emitted(contender, way, Math.ceil(count * WARM_UP), concurrency)
+    const warm = await emitted(contender, way, Math.ceil(count * WARM_UP_SHARE), concurrency)
     if (warm === undefined) return {}
     const ms = (await emitted(contender, way, count, concurrency)) ?? Number.NaN
     return { 'events/s': (count / ms) * 1000 }
