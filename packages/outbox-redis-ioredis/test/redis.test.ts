@@ -49,6 +49,23 @@ describe.skipIf(url === undefined)('Redis', () => {
     expect(await during(() => outbox.sagaStore('1h').get('claim'))).toBe(1)
   })
 
+  test('no pipeline but a transaction’s: those of ioredis burden the garbage collector', async () => {
+    const { redis, outbox, storage, bus } = await opened()
+    const made: string[] = []
+    for (const kind of ['pipeline', 'multi'] as const) {
+      const begin = redis[kind].bind(redis) as () => ChainableCommander
+      redis[kind] = (() => {
+        made.push(kind)
+        return begin()
+      }) as never
+    }
+    await bus.emit('a', {})
+    await storage.write((await storage.lease(9, 60_000)).map(completed))
+    expect(made).toEqual([])
+    await outbox.transaction(() => bus.emit('a', {}))
+    expect(made).toEqual(['multi'])
+  })
+
   test('a payload alone is put by a plain SET, whose bytes no script has to copy', async () => {
     const { redis, outbox } = await opened()
     const names: string[] = []
