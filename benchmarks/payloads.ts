@@ -16,7 +16,7 @@ export function realBytes(size: number): Uint8Array {
   return Buffer.from(text.slice(0, size))
 }
 
-/** Real payloads that make up at least so many bytes of JSON, as few as possible of the smallest that do. */
+/** Real payloads of at least so many bytes of JSON together: the largest as often as it takes, then the smallest that will do. */
 export function realObjects(size: number): readonly object[] {
   const chosen: object[] = []
   const bySize = webhooks.toSorted((a, b) => bytes(a) - bytes(b))

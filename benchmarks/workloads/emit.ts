@@ -5,7 +5,6 @@ import { type Metrics, type Target, timed, WARM_UP_SHARE, type Workload } from '
 type Way = 'emit' | 'emitInTransaction' | 'emitMany'
 
 const AT_ONCE = 100
-
 const TARGET: Target = { metric: 'events/s', ofFloor: 0.9 }
 
 /** Writing events: alone, together with a row of the user's own, and 100 in one write. */

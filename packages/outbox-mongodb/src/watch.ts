@@ -46,5 +46,5 @@ export function watchInserts(
 // An answer that comes when the client has stopped waiting is a broken connection.
 function awaitMs({ socketTimeoutMS, timeoutMS }: MongoTimeouts = {}): number {
   const limits = [socketTimeoutMS, timeoutMS].filter((ms) => ms !== undefined && ms > 0) as number[]
-  return Math.min(AWAIT_AT_MOST_MS, ...limits.map((ms) => ms / 2))
+  return Math.min(AWAIT_AT_MOST_MS, ...limits.map((ms) => Math.ceil(ms / 2)))
 }
