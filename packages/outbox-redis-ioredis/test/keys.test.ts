@@ -45,6 +45,18 @@ describe.skipIf(url === undefined)('Keys of ours that hold something else', () =
     },
   )
 
+  test.each(['leased', 'done', 'dead'])(
+    '%s: an event is emitted all the same, into those that are due',
+    async (name) => {
+      const { redis, bus, key } = await opened()
+      await redis.set(key(name), 'something else')
+      const id = await bus.emit('a', {})
+      expect(await redis.zrange(key('due'), '0', '-1')).toEqual([id])
+      expect(await redis.hget(key(`event:${id}`), 'state')).toBe('waiting')
+      expect(await redis.get(key(name))).toBe('something else')
+    },
+  )
+
   test('an outcome whose event can’t be written applies nothing, nor does its batch', async () => {
     const { prefix, redis, storage, key } = await opened()
     await storage.write([{ ...NOTHING, append: ['a', 'b', 'c'].map(event) }])
