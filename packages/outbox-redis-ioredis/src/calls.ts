@@ -6,12 +6,12 @@ import { scriptsOnce } from './send-once.ts'
 type Argument = string | Buffer
 
 /** Runs scripts on the outbox's keys, by their hashes. */
-export class RedisCalls<Tx extends RedisTransaction> {
+export class RedisCalls {
   readonly #scripts: RedisScripts
   readonly #scriptsOnce: RedisScripts
   readonly #root: string
 
-  constructor(redis: RedisClient<Tx>, root: string) {
+  constructor(redis: RedisClient<RedisTransaction>, root: string) {
     this.#scripts = redis
     this.#scriptsOnce = scriptsOnce(redis)
     this.#root = root

@@ -2,7 +2,7 @@
 type Arguments = (string | Buffer | readonly (string | Buffer)[])[]
 
 /** A script or its hash, how many keys it has, then those keys and its other arguments. */
-export type ScriptCall = [script: string, numkeys: number, ...args: Arguments]
+type ScriptCall = [script: string, numkeys: number, ...args: Arguments]
 
 /** What runs scripts. */
 export interface RedisScripts {

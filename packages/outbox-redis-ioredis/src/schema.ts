@@ -1,6 +1,5 @@
 import { StorageError, UnsupportedBackendError } from 'outbox-core'
 import type { RedisCalls } from './calls.ts'
-import type { RedisTransaction } from './client.ts'
 import { CHECK } from './scripts/check.ts'
 
 /** Where an outbox is. The braces are the hash tag that keeps all its keys in one slot of a cluster. */
@@ -27,10 +26,7 @@ export function payloadKey({ root }: Keys, id: string): string {
  * @returns what is to be warned about
  * @throws UnsupportedBackendError, StorageError when a key of ours holds something else
  */
-export async function checkServer<Tx extends RedisTransaction>(
-  calls: RedisCalls<Tx>,
-  allowEviction: boolean,
-): Promise<readonly string[]> {
+export async function checkServer(calls: RedisCalls, allowEviction: boolean): Promise<readonly string[]> {
   const [info = '', key, kind] = (await calls.run(CHECK)) as string[]
   if (key !== undefined) {
     // It would make our commands fail in the middle of a MULTI, which Redis does not roll back.

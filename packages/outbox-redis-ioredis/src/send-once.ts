@@ -1,4 +1,4 @@
-import type { RedisClient, RedisScripts, RedisTransaction, ScriptCall } from './client.ts'
+import type { RedisClient, RedisScripts, RedisTransaction } from './client.ts'
 
 /** A command of ioredis, as far as it is used. */
 interface Command {
@@ -41,34 +41,24 @@ export function sendOnce(tx: object, ...names: readonly Name[]): void {
 }
 
 /** The client for scripts that are sent once. */
-export function scriptsOnce<Tx extends RedisTransaction>(redis: RedisClient<Tx>): RedisScripts {
+export function scriptsOnce(redis: RedisClient<RedisTransaction>): RedisScripts {
   // A redirected command of a cluster client can be told from one that is sent again only in a pipeline.
-  return redis.isCluster ? new InPipelines(redis) : markingScripts(redis)
+  return redis.isCluster ? pipelinedScripts(redis) : markingScripts(redis)
 }
 
 /** Each in a pipeline of its own. */
-class InPipelines<Tx extends RedisTransaction> implements RedisScripts {
-  readonly #redis: RedisClient<Tx>
-
-  constructor(redis: RedisClient<Tx>) {
-    this.#redis = redis
-  }
-
-  eval(...call: ScriptCall): Promise<unknown> {
-    return this.#alone((pipeline) => pipeline.eval(...call))
-  }
-
-  evalsha(...call: ScriptCall): Promise<unknown> {
-    return this.#alone((pipeline) => pipeline.evalsha(...call))
-  }
-
-  async #alone(queue: (pipeline: Tx) => unknown): Promise<unknown> {
-    const pipeline = this.#redis.pipeline()
+function pipelinedScripts(redis: RedisClient<RedisTransaction>): RedisScripts {
+  const alone = async (queue: (pipeline: RedisTransaction) => unknown): Promise<unknown> => {
+    const pipeline = redis.pipeline()
     sendOnce(pipeline, ...SCRIPTS)
     queue(pipeline)
     const [error, reply] = (await pipeline.exec())?.[0] ?? [new Error('Connection is closed.'), undefined]
     if (error) throw error
     return reply
+  }
+  return {
+    eval: (...call) => alone((pipeline) => pipeline.eval(...call)),
+    evalsha: (...call) => alone((pipeline) => pipeline.evalsha(...call)),
   }
 }
 

@@ -44,7 +44,7 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   readonly writesTogether = true
   readonly #redis: RedisClient<Tx>
   readonly #keys: Keys
-  readonly #calls: RedisCalls<Tx>
+  readonly #calls: RedisCalls
   readonly #allowEviction: boolean
   readonly #transactions: RedisTransactions<Tx>
   readonly #warnings = new Set<string>()
