@@ -4,9 +4,17 @@ import { type Columns, Parts, type Row } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
 import type { Statement } from './statements.ts'
 
-// What is counted from now is counted from the moment of the statement: now() is when its transaction began.
-export const moment = (at: string, delay: string): string =>
+/** Of rows, which have the one or the other. Counted from the moment of the statement: now() is when its transaction began. */
+export const momentIn = (at: string, delay: string): string =>
   `coalesce(to_timestamp(${at} / 1000.0), clock_timestamp() + ${delay} * interval '1 millisecond')`
+
+/** The same of a single one. Most are due at once: that much less for the server to plan. */
+export function moment(parts: Parts, when: When): string {
+  const { at, delay = 0 } = due(when)
+  if (at !== undefined) return `to_timestamp(${parts.parameter(at)}::float8 / 1000.0)`
+  if (delay === 0) return 'clock_timestamp()'
+  return `clock_timestamp() + ${parts.parameter(delay)}::float8 * interval '1 millisecond'`
+}
 
 // Longer bodies are cheaper as bytes, shorter ones as JSON.
 const LONG = 512
@@ -17,29 +25,21 @@ export function appendStatement(
   event: NewEvent,
   announce: boolean,
 ): Statement {
-  const { at, delay } = due(event.due)
-  // Most are due at once, and have a generated id that no other event has: that much less for the server to do.
-  const visible = delay === 0 ? 'clock_timestamp()' : moment('$6::float8', '$7::float8')
-  const moments = delay === 0 ? [] : [at ?? null, delay ?? null]
-  const mayExist = event.fingerprint !== null
+  const parts = new Parts()
+  const { id, type, body, headers, fingerprint } = event
+  const texts = [id, type, body, JSON.stringify(headers), fingerprint].map(
+    (value) => `${parts.parameter(value)}::text`,
+  )
+  // A generated id is one that no other event has.
+  const mayExist = isFingerprinted(event)
+  const visible = moment(parts, event.due)
   const returned = [
     ...(mayExist ? ['id AS appended'] : []),
-    ...(announce ? [`pg_notify($${moments.length + 6}::text, '')::text AS notice`] : []),
+    ...(announce ? [`pg_notify(${parts.parameter(channel)}::text, '')::text AS notice`] : []),
   ]
-  return {
-    text: `INSERT INTO ${events} (id, type, body, headers, fingerprint, created_at, visible_at)
-      VALUES ($1::text, $2::text, $3::text, $4::text, $5::text, clock_timestamp(), ${visible})
-      ${mayExist ? 'ON CONFLICT (id) DO NOTHING' : ''} ${returned.length > 0 ? `RETURNING ${returned.join(', ')}` : ''}`,
-    parameters: [
-      event.id,
-      event.type,
-      event.body,
-      JSON.stringify(event.headers),
-      event.fingerprint,
-      ...moments,
-      ...(announce ? [channel] : []),
-    ],
-  }
+  return parts.alone(`INSERT INTO ${events} (id, type, body, headers, fingerprint, created_at, visible_at)
+      VALUES (${texts.join(', ')}, clock_timestamp(), ${visible})
+      ${mayExist ? 'ON CONFLICT (id) DO NOTHING' : ''} ${returned.length > 0 ? `RETURNING ${returned.join(', ')}` : ''}`)
 }
 
 /** Many events of generated ids, without the conditions of `writeStatement`. Returns nothing. */
@@ -86,4 +86,9 @@ export function addAnnouncement(parts: Parts, channel: string): void {
 
 export function due(when: When): { at?: number; delay?: number } {
   return 'at' in when ? { at: when.at } : { delay: when.inMs }
+}
+
+/** Whether its id was chosen by the caller, so that it may be there already. */
+export function isFingerprinted({ fingerprint }: NewEvent): boolean {
+  return fingerprint !== null
 }

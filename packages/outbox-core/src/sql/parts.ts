@@ -53,6 +53,11 @@ export class Parts {
     return `${held} AND (${row}.event IS NULL OR ${row}.event IN (SELECT id FROM appended))`
   }
 
+  /** A text that needs no parts, with the parameters. */
+  alone(text: string): Statement {
+    return { text, parameters: this.#parameters }
+  }
+
   statement(): Statement {
     const results = this.#results.length > 0 ? this.#results : ['SELECT NULL::int AS settled WHERE false']
     const parts = this.#parts.length > 0 ? `WITH ${this.#parts.join(',\n')}\n` : ''

@@ -1,5 +1,5 @@
-import type { NewEvent, Outcome, PayloadRecord, Settlement, When } from '../storage.ts'
-import { addAnnouncement, due } from './append.ts'
+import type { NewEvent, Outcome, PayloadRecord, Settlement } from '../storage.ts'
+import { addAnnouncement, isFingerprinted, moment } from './append.ts'
 import { Parts } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
 import { STATE, type Statement } from './statements.ts'
@@ -15,7 +15,7 @@ export function isSingle(outcome: Outcome): outcome is Single {
   const { settle, append, put, remove } = outcome
   const forgets = !settle || (settle.kind === 'complete' && settle.keepMs === 0)
   const few = append.length <= 1 && put.length <= 1 && remove.length <= 1
-  return forgets && few && append.every(({ fingerprint }) => fingerprint === null)
+  return forgets && few && !append.some(isFingerprinted)
 }
 
 /**
@@ -72,10 +72,4 @@ function addDrop(parts: Parts, { payloads }: PostgresTables, id: string): void {
 /** A row where the event was still held, or there is none. */
 function ifHeld(parts: Parts): string {
   return parts.has('removed') ? 'FROM removed' : ''
-}
-
-function moment(parts: Parts, when: When): string {
-  const { at, delay } = due(when)
-  if (at !== undefined) return `to_timestamp(${parts.parameter(at)}::float8 / 1000.0)`
-  return `clock_timestamp() + ${parts.parameter(delay ?? 0)}::float8 * interval '1 millisecond'`
 }

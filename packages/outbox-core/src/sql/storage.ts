@@ -4,7 +4,6 @@ import type {
   DeadQuery,
   Lease,
   LeasedEvent,
-  NewEvent,
   Outcome,
   OutcomeResult,
   Purged,
@@ -12,6 +11,7 @@ import type {
   StorageLimits,
   StorageStats,
 } from '../storage.ts'
+import { isFingerprinted } from './append.ts'
 import { postgresError, postgresWriteError } from './errors.ts'
 import type { PostgresExecutor, PostgresListener } from './executor.ts'
 import { listenOn } from './listen.ts'
@@ -233,10 +233,6 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
 
 function rethrow(error: unknown): never {
   throw postgresError(error)
-}
-
-function isFingerprinted({ fingerprint }: NewEvent): boolean {
-  return fingerprint !== null
 }
 
 function leasedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): LeasedEvent {

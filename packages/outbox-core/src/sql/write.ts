@@ -7,7 +7,8 @@ import {
   bodyColumns,
   bodyFrom,
   due,
-  moment,
+  isFingerprinted,
+  momentIn,
 } from './append.ts'
 import { BYTES_COLUMNS, Bytes } from './bytes.ts'
 import { Parts, type Row } from './parts.ts'
@@ -36,7 +37,7 @@ function appendsStatement(
   const events = outcomes.flatMap(({ append }) => append)
   const [event] = events
   if (event && events.length === 1) return appendStatement(tables, event, announce)
-  const lean = events.every(({ fingerprint, due: when }) => fingerprint === null && due(when).delay === 0)
+  const lean = events.every((each) => !isFingerprinted(each) && due(each.due).delay === 0)
   return lean ? appendAllStatement(tables, events, announce) : batchStatement(tables, outcomes, announce)
 }
 
@@ -130,7 +131,7 @@ function addAppends(parts: Parts, { events }: PostgresTables, outcomes: readonly
     'appended',
     `INSERT INTO ${events} (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
       SELECT id, type, ${bodyFrom(bytes, parts)}, headers, fingerprint, state, attempt,
-        clock_timestamp(), ${moment('at', 'delay')}
+        clock_timestamp(), ${momentIn('at', 'delay')}
       FROM ${parts.rows('a', columns, ordered)}
       WHERE ${parts.applied('a')} ORDER BY place
       ON CONFLICT (id) DO NOTHING RETURNING id, fingerprint`,
@@ -153,7 +154,7 @@ function addPuts(parts: Parts, { payloads }: PostgresTables, outcomes: readonly 
   parts.add(
     'stored',
     `INSERT INTO ${payloads} (id, data, expires_at)
-      SELECT id, ${Bytes.of(parts.parameter(bytes.value))}, ${moment('at', 'delay')}
+      SELECT id, ${Bytes.of(parts.parameter(bytes.value))}, ${momentIn('at', 'delay')}
       FROM ${parts.rows('p', columns, rows)}
       WHERE ${parts.applied('p')}
       ON CONFLICT (id) DO UPDATE SET data = excluded.data, expires_at = excluded.expires_at`,
@@ -203,10 +204,6 @@ function settlementsOf(outcomes: readonly Outcome[]): Numbered[] {
   return outcomes.flatMap(({ settle, append }, n) =>
     settle ? [{ n, settle, event: append.find(isFingerprinted)?.id }] : [],
   )
-}
-
-function isFingerprinted({ fingerprint }: NewEvent): boolean {
-  return fingerprint !== null
 }
 
 function isRemoval(settle: Settlement): boolean {
