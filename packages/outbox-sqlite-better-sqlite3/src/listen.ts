@@ -37,10 +37,9 @@ export function watchOtherConnections(connection: Connection, wake: () => void):
       if (seen !== undefined && now !== seen) wake()
       seen = now
     } catch (error) {
-      if (!isBusy(error)) {
-        stop()
-        return
-      }
+      if (isBusy(error)) lookLater()
+      else stop()
+      return
     }
     pause *= 2
     if (pause <= LAST_LOOK_AFTER_MS) lookLater()
