@@ -45,6 +45,6 @@ export function watchInserts(
 
 // An answer that comes when the client has stopped waiting is a broken connection.
 function awaitMs({ socketTimeoutMS, timeoutMS }: MongoTimeouts = {}): number {
-  const limits = [socketTimeoutMS, timeoutMS].filter((ms) => ms !== undefined && ms > 0) as number[]
-  return Math.min(AWAIT_AT_MOST_MS, ...limits.map((ms) => Math.ceil(ms / 2)))
+  const answerWithin = Math.min(socketTimeoutMS || Infinity, timeoutMS || Infinity)
+  return Math.min(AWAIT_AT_MOST_MS, Math.ceil(answerWithin / 2))
 }
