@@ -16,18 +16,18 @@ export function realBytes(size: number): Uint8Array {
   return Buffer.from(text.slice(0, size))
 }
 
+const bySize = webhooks
+  .map((payload) => ({ payload, bytes: JSON.stringify(payload).length }))
+  .toSorted((a, b) => a.bytes - b.bytes)
+
 /** Real payloads of at least so many bytes of JSON together: the largest as often as it takes, then the smallest that will do. */
 export function realObjects(size: number): readonly object[] {
   const chosen: object[] = []
-  const bySize = webhooks.toSorted((a, b) => bytes(a) - bytes(b))
   for (let left = size; left > 0; ) {
-    const payload = bySize.find((candidate) => bytes(candidate) >= left) ?? bySize.at(-1) ?? {}
-    chosen.push(payload)
-    left -= bytes(payload)
+    const next = bySize.find(({ bytes }) => bytes >= left) ?? bySize.at(-1)
+    if (!next) throw new Error('@octokit/webhooks-examples has no payloads')
+    chosen.push(next.payload)
+    left -= next.bytes
   }
   return chosen
-}
-
-function bytes(payload: object): number {
-  return JSON.stringify(payload).length
 }

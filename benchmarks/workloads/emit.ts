@@ -34,35 +34,21 @@ export function emitting(database: Database): readonly Workload[] {
 /** No metrics when the arm can't do it. */
 function emit(arm: Arm, { sizes }: Database, way: Way, concurrency: number): Promise<Metrics> {
   return using(arm, {}, async (contender) => {
+    if (!contender[way]) return {}
     const count = way === 'emitMany' ? sizes.drain : sizes.emits
-    const warm = await emitted(contender, way, Math.ceil(count * WARM_UP_SHARE), concurrency)
-    if (warm === undefined) return {}
-    const ms = (await emitted(contender, way, count, concurrency)) ?? Number.NaN
-    return { 'events/s': (count / ms) * 1000 }
+    await emitted(contender, way, Math.ceil(count * WARM_UP_SHARE), concurrency)
+    return { 'events/s': (count / (await emitted(contender, way, count, concurrency))) * 1000 }
   })
 }
 
 /** How many milliseconds it took to emit so many, which are drained afterwards. */
-async function emitted(
-  contender: Contender,
-  way: Way,
-  count: number,
-  concurrency: number,
-): Promise<number | undefined> {
-  const work = write(contender, way, count, concurrency)
-  if (!work) return undefined
-  const ms = await timed(work)
+async function emitted(contender: Contender, way: Way, count: number, concurrency: number): Promise<number> {
+  const ms = await timed(() =>
+    way === 'emitMany'
+      ? fill(contender, count, AT_ONCE)
+      : inFlight(count, concurrency, (n) => contender[way]?.({ n })),
+  )
   assertEqual('events stored', await contender.pending(), count)
   await drainAll(contender, count, 24)
   return ms
-}
-
-function write(
-  contender: Contender,
-  way: Way,
-  count: number,
-  concurrency: number,
-): (() => Promise<void>) | undefined {
-  if (way === 'emitMany') return () => fill(contender, count, AT_ONCE)
-  return contender[way] && (() => inFlight(count, concurrency, (n) => contender[way]?.({ n })))
 }
