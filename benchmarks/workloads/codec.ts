@@ -1,4 +1,4 @@
-import { PayloadCodec } from '../../packages/outbox-core/src/saga/payload-frame.ts'
+import { PayloadCodec } from '../../packages/outbox-core/src/claims/payload-frame.ts'
 import { assertEqual } from '../deliveries.ts'
 import { type Metrics, timed, type Workload } from '../measure.ts'
 import { realBytes, webhooks } from '../payloads.ts'

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { PayloadCodec } from '../../packages/outbox-core/src/saga/payload-frame.ts'
+import { PayloadCodec } from '../../packages/outbox-core/src/claims/payload-frame.ts'
 import { type Arm, type Database, type PayloadStore, using } from '../contender.ts'
 import { assertEqual } from '../deliveries.ts'
 import { type Metrics, timed, type Workload } from '../measure.ts'

@@ -1,6 +1,6 @@
 import { OutboxError } from 'outbox-core'
 import { expect, test } from 'vitest'
-import { PayloadCodec } from '../../packages/outbox-core/src/saga/payload-frame.ts'
+import { PayloadCodec } from '../../packages/outbox-core/src/claims/payload-frame.ts'
 import { bitFlips, failure, resizes, webhookPayloads } from '../../packages/outbox-core/test/forged-frame.ts'
 
 const LONG = process.env['FAULTS'] === 'long'

@@ -1,4 +1,4 @@
-import { CLAIM_HEADER, SLIP_HEADER } from './event.ts'
+import { CLAIM_HEADER, SLIP_HEADER } from './emitting/event.ts'
 import { wholeNumber } from './options.ts'
 import type { Outbox } from './outbox.ts'
 import type { DeadEvent, DeadQuery, Headers, Outcome, Settlement } from './storage.ts'

@@ -7,19 +7,28 @@ export {
   type HandlerOptions,
   OutboxEventBus,
 } from './bus.ts'
-export type { BusOptions } from './bus-options.ts'
+export { type ClaimCheckOptions, claimCheck } from './claims/claim-check.ts'
+export type { EncryptionOptions } from './claims/payload-frame.ts'
+export {
+  OutboxSagaStore,
+  type SagaStoreAdapter,
+  type SagaStoreCall,
+  type SagaStoreOptions,
+} from './claims/saga-store.ts'
 export { type Clock, systemClock } from './clock.ts'
 export type { DeadLetter, DeadLetterPage, DeadLetterSelection, DeadLetters } from './dead-letters.ts'
-export type { Delivery } from './delivery.ts'
+export type { BusOptions } from './delivering/bus-options.ts'
+export type { Delivery } from './delivering/delivery.ts'
+export type { RetryOptions } from './delivering/retry.ts'
+export type { EventDraft, EventOptions, OutboxEvent } from './emitting/event.ts'
+export type { EventSchemas } from './emitting/schema.ts'
 export * from './errors.ts'
-export type { EventDraft, EventOptions, OutboxEvent } from './event.ts'
 export { consoleLogger, type Logger, silentLogger } from './logger.ts'
 export { InMemoryOutbox, type InMemorySagaStore } from './memory/outbox.ts'
 export type { InMemoryTransaction } from './memory/transactions.ts'
 export type { Middleware } from './middleware.ts'
 export { type Duration, durationMs, identifier, identifiers, wholeNumber } from './options.ts'
 export { Outbox, type OutboxOptions } from './outbox.ts'
-export type { RetryOptions } from './retry.ts'
 export {
   type Activity,
   type ActivityContext,
@@ -32,7 +41,6 @@ export {
   type Variables,
 } from './saga/activity.ts'
 export { DeadlineError } from './saga/attempt.ts'
-export { type ClaimCheckOptions, claimCheck } from './saga/claim-check.ts'
 export { SagaEngine, type SagaEngineOptions, type StartOptions } from './saga/engine.ts'
 export type {
   CompensationFailed,
@@ -43,15 +51,7 @@ export type {
   SlipEvent,
   StepCompleted,
 } from './saga/lifecycle.ts'
-export type { EncryptionOptions } from './saga/payload-frame.ts'
 export { Itinerary, type ItineraryStep, itinerary, RoutingSlip, routingSlip } from './saga/routing-slip.ts'
-export {
-  OutboxSagaStore,
-  type SagaStoreAdapter,
-  type SagaStoreCall,
-  type SagaStoreOptions,
-} from './saga/saga-store.ts'
-export type { EventSchemas } from './schema.ts'
 export type {
   DeadEvent,
   DeadPage,

@@ -1,6 +1,6 @@
 import type { OutboxEventBus } from './bus.ts'
-import type { Delivery } from './delivery.ts'
-import type { EventDraft } from './event.ts'
+import type { Delivery } from './delivering/delivery.ts'
+import type { EventDraft } from './emitting/event.ts'
 
 /** Something that takes part in every event's way: on its way into the outbox, and around its handler. */
 export interface Middleware {

@@ -1,16 +1,16 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
+import { PayloadLog } from './claims/payload-log.ts'
+import { OutboxSagaStore, type SagaStoreOptions } from './claims/saga-store.ts'
 import { type Clock, systemClock } from './clock.ts'
 import { DeadLetters } from './dead-letters.ts'
+import { dueInMs, isDueAtOnce } from './emitting/event.ts'
+import { GroupCommit } from './emitting/group-commit.ts'
+import { TransactionContext } from './emitting/transaction-context.ts'
+import { Wake, type WakeListener } from './emitting/wake.ts'
 import { TransactionClosedError, TransactionMissingError } from './errors.ts'
-import { dueInMs, isDueAtOnce } from './event.ts'
-import { GroupCommit } from './group-commit.ts'
 import { consoleLogger, type Logger, silentLogger } from './logger.ts'
 import { type Duration, wholeNumber } from './options.ts'
-import { PayloadLog } from './payload-log.ts'
-import { OutboxSagaStore, type SagaStoreOptions } from './saga/saga-store.ts'
 import type { Outcome, OutcomeResult, Purged, Storage, StorageStats } from './storage.ts'
-import { TransactionContext } from './transaction-context.ts'
-import { Wake, type WakeListener } from './wake.ts'
 
 /** Options that every outbox takes beside its own. */
 export interface OutboxOptions {

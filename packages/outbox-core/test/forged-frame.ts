@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module'
 import { crc32 } from 'node:zlib'
-import type { EncryptionOptions } from '../src/saga/payload-encryption.ts'
-import { KeyRing } from '../src/saga/payload-encryption.ts'
+import type { EncryptionOptions } from '../src/claims/payload-encryption.ts'
+import { KeyRing } from '../src/claims/payload-encryption.ts'
 
 /** The codec byte of a frame. */
 export const STORED = 0

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
+import { GroupCommit } from '../src/emitting/group-commit.ts'
 import { StorageError, UnknownOutcomeError } from '../src/errors.ts'
-import { GroupCommit } from '../src/group-commit.ts'
 import type { Outcome, OutcomeResult } from '../src/storage.ts'
 import { appending, newEvent, payload, sleep } from '../src/testing/harness.ts'
 import { ManualClock } from '../src/testing/index.ts'

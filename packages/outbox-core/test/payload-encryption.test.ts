@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { type EncryptionOptions, PayloadCodec } from '../src/claims/payload-frame.ts'
 import {
   CorruptPayloadError,
   OutboxError,
@@ -8,7 +9,6 @@ import {
   UnknownKeyError,
   UnsupportedPayloadError,
 } from '../src/errors.ts'
-import { type EncryptionOptions, PayloadCodec } from '../src/saga/payload-frame.ts'
 import {
   bitFlips,
   bytesOf,

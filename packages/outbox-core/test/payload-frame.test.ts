@@ -1,13 +1,13 @@
 import { deflateRawSync, zstdCompressSync } from 'node:zlib'
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { PayloadCodec } from '../src/claims/payload-frame.ts'
 import {
   ConfigurationError,
   CorruptPayloadError,
   OutboxError,
   UnsupportedPayloadError,
 } from '../src/errors.ts'
-import { PayloadCodec } from '../src/saga/payload-frame.ts'
 import {
   bitFlips,
   bytesOf,

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
+import { type EncryptionOptions, PayloadCodec } from '../src/claims/payload-frame.ts'
 import { ConfigurationError, PayloadAuthenticationError, UnknownKeyError } from '../src/errors.ts'
-import { type EncryptionOptions, PayloadCodec } from '../src/saga/payload-frame.ts'
 import { bytesOf, failure } from './forged-frame.ts'
 
 const CLAIM = 'claim-1'

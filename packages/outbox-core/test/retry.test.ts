@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { retryPolicy } from '../src/retry.ts'
+import { retryPolicy } from '../src/delivering/retry.ts'
 
 const OPTIONS = { maxAttempts: 6, delay: 100, factor: 3, maxDelay: 2_000 } as const
 

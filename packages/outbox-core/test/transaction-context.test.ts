@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { TransactionContext } from '../src/transaction-context.ts'
+import { TransactionContext } from '../src/emitting/transaction-context.ts'
 
 /** A context, operations in it that end when told to, and what happened in order. */
 function observed() {

@@ -3,7 +3,7 @@ import { Outbox, type OutboxOptions } from '../outbox.ts'
 import { InMemoryStorage } from './storage.ts'
 import type { InMemoryTransaction } from './transactions.ts'
 
-export { OutboxSagaStore as InMemorySagaStore } from '../saga/saga-store.ts'
+export { OutboxSagaStore as InMemorySagaStore } from '../claims/saga-store.ts'
 
 /**
  * An outbox that lives in this process's memory: for the tests of services, and as the reference that every adapter

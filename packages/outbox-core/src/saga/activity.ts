@@ -1,7 +1,7 @@
+import type { RetryOptions } from '../delivering/retry.ts'
 import { InvalidSlipError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
 import { type Duration, durationMs } from '../options.ts'
-import type { RetryOptions } from '../retry.ts'
 import type { Itinerary } from './routing-slip.ts'
 
 /** Values that a slip carries from activity to activity, as JSON. */

@@ -1,8 +1,8 @@
 import type { Clock } from '../clock.ts'
-import type { Delivery } from '../delivery.ts'
+import type { Delivery } from '../delivering/delivery.ts'
+import type { RetryPolicy } from '../delivering/retry.ts'
 import { OutboxError, TimeoutError } from '../errors.ts'
 import { type Logger, withFields } from '../logger.ts'
-import type { RetryPolicy } from '../retry.ts'
 import type { Activity, ActivityContext } from './activity.ts'
 import type { SlipState } from './slip-state.ts'
 

@@ -1,5 +1,6 @@
 import type { Clock } from '../clock.ts'
-import type { Delivery } from '../delivery.ts'
+import type { Delivery } from '../delivering/delivery.ts'
+import { serialize } from '../emitting/serialize.ts'
 import {
   InvalidSlipError,
   isPermanent,
@@ -9,7 +10,6 @@ import {
   UnknownActivityError,
 } from '../errors.ts'
 import { errorFields } from '../logger.ts'
-import { serialize } from '../serialize.ts'
 import type { ActivityResult, Fault } from './activity.ts'
 import { type Attempt, DeadlineError, type KnownActivity, run } from './attempt.ts'
 import type { LifecycleEvent } from './lifecycle.ts'

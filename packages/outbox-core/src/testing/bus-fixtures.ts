@@ -1,5 +1,5 @@
 import { OutboxEventBus } from '../bus.ts'
-import type { BusOptions } from '../bus-options.ts'
+import type { BusOptions } from '../delivering/bus-options.ts'
 import type { Outbox } from '../outbox.ts'
 
 type Events = Record<'work' | 'next' | 'other', { readonly n: number }>

@@ -1,9 +1,9 @@
 import { describe, expect } from 'vitest'
 import { OutboxEventBus } from '../bus.ts'
+import { type ClaimCheckOptions, claimCheck } from '../claims/claim-check.ts'
+import type { OutboxSagaStore, SagaStoreAdapter } from '../claims/saga-store.ts'
 import { RetryLaterError } from '../errors.ts'
 import type { Outbox } from '../outbox.ts'
-import { type ClaimCheckOptions, claimCheck } from '../saga/claim-check.ts'
-import type { OutboxSagaStore, SagaStoreAdapter } from '../saga/saga-store.ts'
 import type { Place } from './backend.ts'
 import { type PlaceTest, recordingLogger, until } from './harness.ts'
 

@@ -1,5 +1,5 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
-import { SchemaError } from './errors.ts'
+import { SchemaError } from '../errors.ts'
 
 /** A Standard Schema (zod, valibot, arktype …) for each event type that should be checked. */
 export type EventSchemas<Events extends object> = {

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto'
-import { EventTooLargeError, InvalidEventError } from './errors.ts'
-import { newId } from './ids.ts'
-import { type Duration, durationMs } from './options.ts'
+import { EventTooLargeError, InvalidEventError } from '../errors.ts'
+import { newId } from '../ids.ts'
+import { type Duration, durationMs } from '../options.ts'
+import type { Headers, NewEvent, Outcome, PayloadRecord, When } from '../storage.ts'
 import { serialize } from './serialize.ts'
-import type { Headers, NewEvent, Outcome, PayloadRecord, When } from './storage.ts'
 
 /** What can be said about an event when it is emitted. */
 export interface EventOptions {

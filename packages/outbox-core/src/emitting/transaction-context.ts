@@ -1,4 +1,4 @@
-import { TransactionClosedError } from './errors.ts'
+import { TransactionClosedError } from '../errors.ts'
 
 /** One open transaction of an outbox, as kept in its AsyncLocalStorage. */
 export class TransactionContext<Tx> {

@@ -1,5 +1,5 @@
-import { ConfigurationError } from './errors.ts'
-import { type Duration, durationMs, wholeNumber } from './options.ts'
+import { ConfigurationError } from '../errors.ts'
+import { type Duration, durationMs, wholeNumber } from '../options.ts'
 
 /** When a failed attempt is made again, and how often. */
 export interface RetryOptions {

@@ -1,6 +1,6 @@
+import type { Clock } from '../clock.ts'
+import type { Outcome, OutcomeResult } from '../storage.ts'
 import { countFitting, isPassing } from './batching.ts'
-import type { Clock } from './clock.ts'
-import type { Outcome, OutcomeResult } from './storage.ts'
 
 type Write = (outcomes: readonly Outcome[]) => Promise<readonly OutcomeResult[]>
 

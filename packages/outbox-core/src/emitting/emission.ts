@@ -1,10 +1,10 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
-import { DuplicateEventError } from './errors.ts'
+import { DuplicateEventError } from '../errors.ts'
+import type { MiddlewareChain } from '../middleware.ts'
+import type { Outbox } from '../outbox.ts'
+import type { NewEvent, Outcome } from '../storage.ts'
 import type { EventDraft } from './event.ts'
-import type { MiddlewareChain } from './middleware.ts'
-import type { Outbox } from './outbox.ts'
 import { validate } from './schema.ts'
-import type { NewEvent, Outcome } from './storage.ts'
 import type { TransactionContext } from './transaction-context.ts'
 
 /** An event's way in: middleware, schema, size, then the write that stores it with its payload. */

@@ -1,4 +1,4 @@
-import type { Clock } from './clock.ts'
+import type { Clock } from '../clock.ts'
 import { WakeTimes } from './wake-times.ts'
 
 /** What a lease brought: how many events, and whether there may be more. */

@@ -1,6 +1,6 @@
-import { toError } from './errors.ts'
-import { errorFields, type Logger } from './logger.ts'
-import type { Outcome, OutcomeResult, Purged } from './storage.ts'
+import { toError } from '../errors.ts'
+import { errorFields, type Logger } from '../logger.ts'
+import type { Outcome, OutcomeResult, Purged } from '../storage.ts'
 
 /** The payload that a log line is about. */
 export interface PayloadSubject {

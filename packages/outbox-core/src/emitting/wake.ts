@@ -1,7 +1,7 @@
-import type { Clock } from './clock.ts'
-import { toError } from './errors.ts'
-import { errorFields, type Logger } from './logger.ts'
-import type { Storage } from './storage.ts'
+import type { Clock } from '../clock.ts'
+import { toError } from '../errors.ts'
+import { errorFields, type Logger } from '../logger.ts'
+import type { Storage } from '../storage.ts'
 
 /** Called when an event was written that is due in `inMs` milliseconds. */
 export type WakeListener = (inMs: number) => void

@@ -1,10 +1,10 @@
 import { v4 as uuid } from 'uuid'
 import type { Clock } from '../clock.ts'
-import type { Delivery } from '../delivery.ts'
-import { CLAIM_EXPIRES_HEADER, type EventDraft } from '../event.ts'
+import type { Delivery } from '../delivering/delivery.ts'
+import { CLAIM_EXPIRES_HEADER, type EventDraft } from '../emitting/event.ts'
 import type { Outbox } from '../outbox.ts'
-import { PayloadLog } from '../payload-log.ts'
 import { PayloadCodec } from './payload-frame.ts'
+import { PayloadLog } from './payload-log.ts'
 import { OutboxSagaStore, type SagaStoreAdapter } from './saga-store.ts'
 
 /** How a claim check moves payloads to a saga store and back. */

@@ -1,7 +1,7 @@
-import { ConfigurationError } from './errors.ts'
-import { type Duration, durationMs, wholeNumber } from './options.ts'
+import type { EventSchemas } from '../emitting/schema.ts'
+import { ConfigurationError } from '../errors.ts'
+import { type Duration, durationMs, wholeNumber } from '../options.ts'
 import type { RetryOptions } from './retry.ts'
-import type { EventSchemas } from './schema.ts'
 
 /** Options of an OutboxEventBus. Every one has a default that suits most services. */
 export interface BusOptions<Events extends object = Record<string, unknown>> {

@@ -1,8 +1,8 @@
-import type { Clock } from './clock.ts'
+import type { Clock } from '../clock.ts'
+import { LeaseLostError, toError } from '../errors.ts'
+import { errorFields, type Logger } from '../logger.ts'
+import type { Outbox } from '../outbox.ts'
 import type { Delivery } from './delivery.ts'
-import { LeaseLostError, toError } from './errors.ts'
-import { errorFields, type Logger } from './logger.ts'
-import type { Outbox } from './outbox.ts'
 
 const BATCH = 500
 

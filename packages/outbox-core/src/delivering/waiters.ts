@@ -1,6 +1,6 @@
-import type { Clock } from './clock.ts'
+import type { Clock } from '../clock.ts'
+import { TimeoutError } from '../errors.ts'
 import type { Delivery } from './delivery.ts'
-import { TimeoutError } from './errors.ts'
 
 interface Waiter {
   readonly type: string

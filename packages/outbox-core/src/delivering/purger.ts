@@ -1,4 +1,4 @@
-import type { Outbox } from './outbox.ts'
+import type { Outbox } from '../outbox.ts'
 
 const BATCH = 1000
 

@@ -1,5 +1,5 @@
-import { StorageError, UnknownOutcomeError } from './errors.ts'
-import type { Outcome } from './storage.ts'
+import { StorageError, UnknownOutcomeError } from '../errors.ts'
+import type { Outcome } from '../storage.ts'
 
 // Roughly in bytes. Databases refuse or choke on much larger ones, and their protocols end somewhere above.
 const LARGEST_WRITE = 16 * 1024 * 1024

@@ -1,6 +1,6 @@
-import type { Delivery } from '../delivery.ts'
+import type { Delivery } from '../delivering/delivery.ts'
+import { CLAIM_EXPIRES_HEADER, CLAIM_HEADER, type EventDraft } from '../emitting/event.ts'
 import { ClaimExpiredError, ClaimNotFoundError, ConfigurationError, PermanentError } from '../errors.ts'
-import { CLAIM_EXPIRES_HEADER, CLAIM_HEADER, type EventDraft } from '../event.ts'
 import type { Middleware } from '../middleware.ts'
 import { type Duration, durationMs, wholeNumber } from '../options.ts'
 import type { Outbox } from '../outbox.ts'

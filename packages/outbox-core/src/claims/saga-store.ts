@@ -6,9 +6,9 @@ import {
 } from '../errors.ts'
 import { type Duration, durationMs, wholeNumber } from '../options.ts'
 import type { Outbox } from '../outbox.ts'
-import { PayloadLog } from '../payload-log.ts'
 import type { PayloadRecord, When } from '../storage.ts'
 import { type EncryptionOptions, PayloadCodec, type PayloadCodecOptions } from './payload-frame.ts'
+import { PayloadLog } from './payload-log.ts'
 
 /**
  * Where payloads live that are too large for their events. Implement these five to keep them elsewhere (an object

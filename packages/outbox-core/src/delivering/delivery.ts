@@ -1,14 +1,14 @@
-import type { Emission } from './emission.ts'
-import { TransactionClosedError } from './errors.ts'
+import type { Emission } from '../emitting/emission.ts'
 import {
   CLAIM_EXPIRES_HEADER,
   EventDraft,
   type EventOptions,
   type OutboxEvent,
   SLIP_HEADER,
-} from './event.ts'
-import { type Logger, withFields } from './logger.ts'
-import type { Headers, LeasedEvent, NewEvent, PayloadRecord } from './storage.ts'
+} from '../emitting/event.ts'
+import { TransactionClosedError } from '../errors.ts'
+import { type Logger, withFields } from '../logger.ts'
+import type { Headers, LeasedEvent, NewEvent, PayloadRecord } from '../storage.ts'
 
 /** A payload's stored bytes, and how long it lives after every put. */
 export interface StoredPayload {

@@ -1,5 +1,5 @@
-import { isDueAtOnce } from './event.ts'
-import type { LeasedEvent, Outcome } from './storage.ts'
+import { isDueAtOnce } from '../emitting/event.ts'
+import type { LeasedEvent, Outcome } from '../storage.ts'
 
 /**
  * What a handler appended is leased to its worker by the write that appends it, instead of by a write of its own: a

@@ -1,6 +1,6 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
-import type { Clock } from './clock.ts'
-import type { Delivery } from './delivery.ts'
+import type { Clock } from '../clock.ts'
+import { validate } from '../emitting/schema.ts'
 import {
   HandlerMissingError,
   isPermanent,
@@ -10,12 +10,12 @@ import {
   StoppingError,
   TimeoutError,
   toError,
-} from './errors.ts'
-import { errorFields, type Logger } from './logger.ts'
-import type { MiddlewareChain } from './middleware.ts'
+} from '../errors.ts'
+import { errorFields, type Logger } from '../logger.ts'
+import type { MiddlewareChain } from '../middleware.ts'
+import type { Outcome, Settlement } from '../storage.ts'
+import type { Delivery } from './delivery.ts'
 import type { RetryPolicy } from './retry.ts'
-import { validate } from './schema.ts'
-import type { Outcome, Settlement } from './storage.ts'
 
 /** What handles the events of one type. */
 export interface Registration {

@@ -1,11 +1,11 @@
-import { countFitting, isPassing } from './batching.ts'
-import type { Clock } from './clock.ts'
+import type { Clock } from '../clock.ts'
+import { countFitting, isPassing } from '../emitting/batching.ts'
+import { isPermanent, toError } from '../errors.ts'
+import { errorFields, type Logger } from '../logger.ts'
+import type { Outbox } from '../outbox.ts'
+import type { Lease, Outcome, OutcomeResult } from '../storage.ts'
 import type { Delivery } from './delivery.ts'
-import { isPermanent, toError } from './errors.ts'
 import { refused } from './handling.ts'
-import { errorFields, type Logger } from './logger.ts'
-import type { Outbox } from './outbox.ts'
-import type { Lease, Outcome, OutcomeResult } from './storage.ts'
 
 export interface Finished {
   readonly delivery: Delivery

@@ -1,4 +1,4 @@
-import { NotSerializableError } from './errors.ts'
+import { NotSerializableError } from '../errors.ts'
 
 /**
  * JSON text of a payload that reads back as what was given. Refuses what JSON would drop or change without a
