@@ -1,7 +1,8 @@
+import { cursorText, parsedCursor } from './cursor.ts'
 import { CLAIM_HEADER, SLIP_HEADER } from './emitting/event.ts'
 import { wholeNumber } from './options.ts'
 import type { Outbox } from './outbox.ts'
-import type { DeadEvent, DeadQuery, Headers, Outcome, Settlement } from './storage.ts'
+import type { DeadCursor, DeadEvent, DeadQuery, Headers, Outcome, Settlement } from './storage.ts'
 
 /** An event that ran out of attempts, or failed in a way that no further attempt can help. */
 export interface DeadLetter {
@@ -44,11 +45,17 @@ export class DeadLetters {
    *
    * @param query.limit 1 to 1000 (default 100)
    * @param query.after the `next` of the page before
+   * @throws ConfigurationError
    */
   async list(query: { type?: string; limit?: number; after?: string } = {}): Promise<DeadLetterPage> {
     const limit = wholeNumber('limit', query.limit ?? BATCH, 1, 1000)
-    const { events, next } = await this.#outbox.storage.listDead({ ...query, limit })
-    return { letters: events.map(deadLetter), ...(next !== undefined && { next }) }
+    const { type, after } = query
+    const { events, next } = await this.#outbox.storage.listDead({
+      limit,
+      ...(type !== undefined && { type }),
+      ...(after !== undefined && { after: parsedCursor(after) }),
+    })
+    return { letters: events.map(deadLetter), ...(next !== undefined && { next: cursorText(next) }) }
   }
 
   /**
@@ -75,7 +82,7 @@ export class DeadLetters {
   ): Promise<number> {
     let settled = 0
     for (const query of queries(selection)) {
-      let after: string | undefined
+      let after: DeadCursor | undefined
       do {
         const page = await this.#outbox.storage.listDead({ ...query, ...(after !== undefined && { after }) })
         const outcomes = page.events.map((event) => outcome(event, settlement(event)))

@@ -1,13 +1,19 @@
 import { types } from 'node:util'
 
 /**
+ * What a failure is down to: what is in the **event** (no attempt can help), what this **process** lacks (another one
+ * may have it), or the **environment** (it may pass by itself).
+ */
+export type Blame = 'event' | 'process' | 'environment'
+
+/**
  * Every error this library throws by itself. `code` is stable and literal, `cause` is kept, and no
  * message ever carries a payload.
  */
 export abstract class OutboxError extends Error {
   abstract readonly code: `OUTBOX_${string}`
-  /** Whether trying the same again can never help; a delivery that fails with it is buried at once. */
-  readonly permanent: boolean = false
+  /** @default 'environment' */
+  readonly blame: Blame = 'environment'
 
   constructor(message: string, options?: ErrorOptions) {
     super(message, options)
@@ -45,7 +51,7 @@ export class NotSerializableError extends OutboxError {
 /** A payload was refused by the Standard Schema of its event type. */
 export class SchemaError extends OutboxError {
   readonly code = 'OUTBOX_SCHEMA'
-  override readonly permanent = true
+  override readonly blame = 'event'
   /** Where the schema found something wrong, without the values it found. */
   readonly paths: readonly string[]
 
@@ -77,7 +83,7 @@ export class DuplicateRegistrationError extends OutboxError {
 /** An event's JSON is larger than the limit. */
 export class EventTooLargeError extends OutboxError {
   readonly code = 'OUTBOX_EVENT_TOO_LARGE'
-  override readonly permanent = true
+  override readonly blame = 'event'
   readonly limit: number
   readonly actual: number
 
@@ -94,7 +100,7 @@ export class EventTooLargeError extends OutboxError {
 /** A payload has more bytes than the saga store or its database takes. */
 export class PayloadTooLargeError extends OutboxError {
   readonly code = 'OUTBOX_PAYLOAD_TOO_LARGE'
-  override readonly permanent = true
+  override readonly blame = 'event'
   readonly limit: number
   readonly actual: number
 
@@ -108,42 +114,43 @@ export class PayloadTooLargeError extends OutboxError {
 /** Stored payload bytes are not what was written: damaged, cut short, or no payload frame at all. */
 export class CorruptPayloadError extends OutboxError {
   readonly code = 'OUTBOX_CORRUPT_PAYLOAD'
-  override readonly permanent = true
+  override readonly blame = 'event'
 }
 
 /** Stored payload bytes were written by a newer version, or with a codec this runtime lacks. */
 export class UnsupportedPayloadError extends OutboxError {
   readonly code = 'OUTBOX_UNSUPPORTED_PAYLOAD'
-  override readonly permanent = true
+  override readonly blame = 'process'
 }
 
 /** An encrypted payload does not authenticate: wrong key, or the bytes belong to another claim. */
 export class PayloadAuthenticationError extends OutboxError {
   readonly code = 'OUTBOX_PAYLOAD_AUTHENTICATION'
-  override readonly permanent = true
+  override readonly blame = 'event'
 }
 
 /** An encrypted payload names a key that is not configured. */
 export class UnknownKeyError extends OutboxError {
   readonly code = 'OUTBOX_UNKNOWN_KEY'
-  override readonly permanent = true
+  override readonly blame = 'process'
 }
 
 /** A claim id that no saga store would have given out; the database was not asked. */
 export class InvalidClaimIdError extends OutboxError {
   readonly code = 'OUTBOX_INVALID_CLAIM_ID'
-  override readonly permanent = true
+  override readonly blame = 'event'
 }
 
-/** An event's claim leads to no payload. */
+/** An event's claim leads to no payload in the saga store of this process. */
 export class ClaimNotFoundError extends OutboxError {
   readonly code = 'OUTBOX_CLAIM_NOT_FOUND'
+  override readonly blame = 'process'
 }
 
 /** A payload's time to live ran out before its event was handled. */
 export class ClaimExpiredError extends OutboxError {
   readonly code = 'OUTBOX_CLAIM_EXPIRED'
-  override readonly permanent = true
+  override readonly blame = 'event'
 }
 
 /** A payload was given an expiry that has already passed. */
@@ -154,7 +161,7 @@ export class InvalidExpiryError extends OutboxError {
 /** One transaction holds more than its database takes. */
 export class TransactionTooLargeError extends OutboxError {
   readonly code = 'OUTBOX_TRANSACTION_TOO_LARGE'
-  override readonly permanent = true
+  override readonly blame = 'event'
   readonly limit: number
   readonly actual: number
 
@@ -204,17 +211,38 @@ export class StorageError extends OutboxError {
   readonly code = 'OUTBOX_STORAGE'
   /** Whether the same call may succeed later: a lost connection, a lock, a full disk. */
   readonly transient: boolean
-  /** Whether the database refuses what it was given, whenever it is given: a constraint, a value it can't hold. */
-  override readonly permanent: boolean
+  /** `'event'` when the database refuses what it was given, whenever it is given: a constraint, a value it can't hold. */
+  override readonly blame: Blame
 
   constructor(
     message: string,
-    options: ErrorOptions & { readonly transient: boolean; readonly permanent?: boolean },
+    options: ErrorOptions & { readonly transient: boolean; readonly refused?: boolean },
   ) {
     super(message, options)
     this.transient = options.transient
-    this.permanent = options.permanent ?? false
+    this.blame = options.refused ? 'event' : 'environment'
   }
+}
+
+/**
+ * A transaction inside another one failed and was caught, in a database that can't take back the inner one alone. The
+ * outer one is rolled back too; `cause` is what failed.
+ */
+export class NestedTransactionError extends OutboxError {
+  readonly code = 'OUTBOX_NESTED_TRANSACTION'
+
+  constructor(cause: unknown) {
+    super(
+      "a transaction inside this one failed, and this database can't take it back alone: nothing was written; " +
+        'let its error reach the outer transaction, or do the two one after the other',
+      { cause },
+    )
+  }
+}
+
+/** A call that can't be part of the transaction around it, and would wait for its end. */
+export class TransactionOpenError extends OutboxError {
+  readonly code = 'OUTBOX_TRANSACTION_OPEN'
 }
 
 /**
@@ -228,6 +256,7 @@ export class UnknownOutcomeError extends OutboxError {
 /** No handler is registered for an event's type. */
 export class HandlerMissingError extends OutboxError {
   readonly code = 'OUTBOX_HANDLER_MISSING'
+  override readonly blame = 'process'
 
   constructor(type: string) {
     super(
@@ -259,19 +288,38 @@ export class EmptyItineraryError extends OutboxError {
 /** A routing slip names an activity that its engine does not know. */
 export class UnknownActivityError extends OutboxError {
   readonly code = 'OUTBOX_UNKNOWN_ACTIVITY'
-  override readonly permanent = true
+  override readonly blame = 'process'
+}
+
+/** An event's claim, and no middleware of this process that takes it. */
+export class ClaimUntakenError extends OutboxError {
+  readonly code = 'OUTBOX_CLAIM_UNTAKEN'
+  override readonly blame = 'process'
+
+  constructor(type: string) {
+    super(
+      `event "${type}" has its payload in a saga store, and no claim check of this process takes it; ` +
+        'bus.use(claimCheck(store)) in every process that handles it, with this type among its types',
+    )
+  }
+}
+
+/** A routing slip was written by a newer version. */
+export class UnsupportedSlipError extends OutboxError {
+  readonly code = 'OUTBOX_UNSUPPORTED_SLIP'
+  override readonly blame = 'process'
 }
 
 /** The stored state of a routing slip is not one. */
 export class InvalidSlipError extends OutboxError {
   readonly code = 'OUTBOX_INVALID_SLIP'
-  override readonly permanent = true
+  override readonly blame = 'event'
 }
 
 /** Throw it from a handler or an activity when trying again can't help: no further attempt is made. */
 export class PermanentError extends OutboxError {
   readonly code = 'OUTBOX_PERMANENT'
-  override readonly permanent = true
+  override readonly blame = 'event'
 }
 
 /** Throw it from a handler or an activity to choose when the next attempt is made; attempts still run out. */
@@ -288,7 +336,17 @@ export class RetryLaterError extends OutboxError {
 
 /** Whether no further attempt can help. */
 export function isPermanent(error: unknown): boolean {
-  return error instanceof OutboxError && error.permanent
+  return (
+    blameOf(error) === 'event' ||
+    error instanceof UnknownActivityError ||
+    error instanceof UnknownKeyError ||
+    error instanceof UnsupportedPayloadError
+  )
+}
+
+/** What an error is down to; `undefined` when it is not one of this library. */
+export function blameOf(error: unknown): Blame | undefined {
+  return error instanceof OutboxError ? error.blame : undefined
 }
 
 /** Anything thrown, as an Error: a thrown string or object is wrapped, and kept as `cause`. */

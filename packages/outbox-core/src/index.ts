@@ -53,6 +53,7 @@ export type {
 } from './saga/lifecycle.ts'
 export { Itinerary, type ItineraryStep, itinerary, RoutingSlip, routingSlip } from './saga/routing-slip.ts'
 export type {
+  DeadCursor,
   DeadEvent,
   DeadPage,
   DeadQuery,
@@ -68,5 +69,6 @@ export type {
   Storage,
   StorageLimits,
   StorageStats,
+  StoredEvent,
   When,
 } from './storage.ts'

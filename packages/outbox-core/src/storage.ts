@@ -44,14 +44,21 @@ export interface Lease {
   readonly attempt: number
 }
 
-/** An event as it comes out of a lease. */
-export interface LeasedEvent extends Lease {
+/** An event as it lies in the database. */
+export interface StoredEvent extends Lease {
   readonly type: string
   readonly body: string
   readonly headers: Headers
+  /** Milliseconds since the epoch, by the database's clock. */
   readonly createdAt: number
-  /** How many of the attempts don't count against the retry policy: released leases, revivals. */
+  /** How many of the attempts don't count against the retry policy: leases given back, revivals. */
   readonly uncounted: number
+}
+
+/** An event as it comes out of a lease. */
+export interface LeasedEvent extends StoredEvent {
+  /** When it was leased, by the clock of `createdAt`: core judges deadlines by it, whatever the process's own says. */
+  readonly leasedAt: number
 }
 
 /**
@@ -103,10 +110,16 @@ export type OutcomeResult =
     }
 
 /** An event that ran out of attempts. */
-export interface DeadEvent extends LeasedEvent {
+export interface DeadEvent extends StoredEvent {
   readonly error: string
   readonly diedAt: number
 }
+
+/**
+ * A place in the order of dead letters: when the last one seen died, in whatever unit the storage keeps, and what
+ * orders those of the same moment. Core hands it to users as text and checks what comes back.
+ */
+export type DeadCursor = readonly [diedAt: number, tie: string]
 
 export interface DeadQuery {
   readonly limit: number
@@ -115,13 +128,13 @@ export interface DeadQuery {
   /** Only this event type. */
   readonly type?: string
   /** The `next` of the page before. */
-  readonly after?: string
+  readonly after?: DeadCursor
 }
 
 export interface DeadPage {
   readonly events: readonly DeadEvent[]
   /** Set when there may be more: pass it as `after`. */
-  readonly next?: string
+  readonly next?: DeadCursor
 }
 
 /** How much was purged: finished events past their retention, and expired payloads. */
@@ -152,6 +165,9 @@ export interface StorageLimits {
 export interface Storage<Tx, TxOptions = never> {
   readonly limits: StorageLimits
 
+  /** The user's client: two outboxes on one client can be told to belong together. */
+  readonly client: object
+
   /** Whether a `write` of several outcomes is one transaction, and cheaper than one for each. */
   readonly writesTogether: boolean
 
@@ -169,6 +185,25 @@ export interface Storage<Tx, TxOptions = never> {
    * Throws ForeignTransactionError or TransactionMissingError when `tx` is not such a transaction.
    */
   enlist<R>(tx: Tx, work: (tx: Tx) => Promise<R>): Promise<R>
+
+  /**
+   * Runs `work` so that what is written in `tx` meanwhile is taken back when it throws, and nothing else: a savepoint.
+   * Throws what `work` threw, unchanged. Core runs one at a time in a transaction, or one inside the other. Left out
+   * where the database has nothing like it; core then refuses to commit a transaction after a nested one has failed.
+   */
+  nested?<R>(tx: Tx, work: () => Promise<R>): Promise<R>
+
+  /**
+   * Throws when a transaction is open on the client that a write without `tx` would leave, or wait for until it
+   * ends: code that looks as if it were inside it. Synchronous; only where the client can tell.
+   */
+  assertOutside?(): void
+
+  /**
+   * Notes where in `tx` the caller is, for a write that will come later; the returned function throws when that part
+   * of the transaction has been rolled back meanwhile. Only for clients whose callbacks are synchronous.
+   */
+  mark?(tx: Tx): () => void
 
   /**
    * Applies outcomes: inside `tx` when given, else in a transaction that holds all of them, or one for each of them
@@ -189,16 +224,23 @@ export interface Storage<Tx, TxOptions = never> {
   /** Makes leases last `leaseMs` from now. Returns the ids that are no longer held. */
   extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]>
 
+  /** Keeps a completed event for `keepMs` from now, if it is there still. Changes nothing else. */
+  keep(id: string, keepMs: number): Promise<void>
+
   /** The bytes, or undefined when missing or expired. Inside `tx` it sees what `tx` has put and removed. */
   getPayload(id: string, tx?: Tx): Promise<Uint8Array | undefined>
 
   /** Deletes up to `limit` finished events past their retention, and up to `limit` expired payloads. */
   purge(limit: number): Promise<Purged>
 
-  /** Dead letters, oldest first. */
-  listDead(query: DeadQuery): Promise<DeadPage>
+  /**
+   * Dead letters, oldest first. Inside `tx` it never waits for a lock that `tx` holds; a storage whose transactions are
+   * collected and sent at commit says what is committed.
+   */
+  listDead(query: DeadQuery, tx?: Tx): Promise<DeadPage>
 
-  stats(): Promise<StorageStats>
+  /** Inside `tx` as `listDead`. */
+  stats(tx?: Tx): Promise<StorageStats>
 
   /** Calls `wake` when another process may have committed an event. The returned function ends it. */
   listen?(wake: () => void): Promise<() => Promise<void>>

@@ -60,7 +60,7 @@ test('a group is bounded in number and in size', async () => {
 })
 
 test('what the database refuses concerns only whom it came from', async () => {
-  const refusal = new StorageError('refused', { transient: false, permanent: true })
+  const refusal = new StorageError('refused', { transient: false, refused: true })
   const { writes, emit } = grouping(async (ids) => {
     await sleep(5)
     if (ids.includes('bad')) throw refusal

@@ -18,5 +18,14 @@ export function leasingOn(outcome: Outcome, leaseMs: number, handles: (type: str
 export function leasedBy({ append }: Outcome, createdAt: number): LeasedEvent[] {
   return append
     .filter(({ leased }) => leased)
-    .map(({ id, type, body, headers }) => ({ id, type, body, headers, createdAt, attempt: 1, uncounted: 0 }))
+    .map(({ id, type, body, headers }) => ({
+      id,
+      type,
+      body,
+      headers,
+      createdAt,
+      leasedAt: createdAt,
+      attempt: 1,
+      uncounted: 0,
+    }))
 }

@@ -12,13 +12,14 @@ import type {
   Storage,
   StorageLimits,
   StorageStats,
+  StoredEvent,
   When,
 } from '../storage.ts'
 import { DueQueue } from './due-queue.ts'
 import { type InMemoryTransaction, MemoryTransactions } from './transactions.ts'
 
 /** An event as it lies in memory. */
-export interface StoredEvent {
+export interface MemoryEvent {
   readonly sequence: number
   readonly id: string
   readonly type: string
@@ -39,8 +40,9 @@ const LIMIT_BYTES = 64 * 1024 * 1024
 /** The reference: every promise of the seam in plain maps. Nothing outlives the process. */
 export class InMemoryStorage implements Storage<InMemoryTransaction> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
+  readonly client: object = this
   readonly writesTogether = true
-  readonly events: Map<string, StoredEvent> = new Map()
+  readonly events: Map<string, MemoryEvent> = new Map()
   readonly payloads: Map<string, { data: Uint8Array; expiresAt: number }> = new Map()
   readonly transactions: MemoryTransactions
   readonly #clock: Clock
@@ -67,7 +69,13 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
     return this.transactions.enlist(tx, work)
   }
 
+  /** A savepoint: a transaction's outcomes, and what it does at its commit, are lists. */
+  nested<R>(tx: InMemoryTransaction, work: () => Promise<R>): Promise<R> {
+    return this.transactions.nested(tx, work)
+  }
+
   async write(outcomes: readonly Outcome[], tx?: InMemoryTransaction): Promise<readonly OutcomeResult[]> {
+    for (const outcome of outcomes) assertMoments(outcome)
     if (tx) return this.transactions.buffer(tx, outcomes.map(copied), (all) => this.#results(all))
     const results = this.#results(outcomes)
     this.#applyAll(outcomes.filter((_, index) => results[index]?.status === 'applied'))
@@ -88,7 +96,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
       event.state = 'leased'
       event.attempt++
       this.reschedule(event, now + leaseMs)
-      leased.push(leasedEvent(event))
+      leased.push({ ...stored(event), leasedAt: now })
     }
     return leased
   }
@@ -102,6 +110,11 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
       else lost.push(id)
     }
     return lost
+  }
+
+  async keep(id: string, keepMs: number): Promise<void> {
+    const event = this.events.get(id)
+    if (event?.state === 'done') event.visibleAt = this.#clock.now() + keepMs
   }
 
   async getPayload(id: string, tx?: InMemoryTransaction): Promise<Uint8Array | undefined> {
@@ -125,7 +138,8 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
   }
 
   async listDead({ limit, ids, type, after }: DeadQuery): Promise<DeadPage> {
-    const [diedAfter = Number.NEGATIVE_INFINITY, sequenceAfter = 0] = after?.split('-').map(Number) ?? []
+    const [diedAfter, tie] = after ?? [Number.NEGATIVE_INFINITY, '0']
+    const sequenceAfter = Number(tie)
     const dead = [...this.events.values()]
       .filter(
         (event) =>
@@ -137,8 +151,8 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
       .sort((a, b) => a.diedAt - b.diedAt || a.sequence - b.sequence)
     const page = dead.slice(0, limit)
     const last = page.at(-1)
-    const events = page.map((event) => ({ ...leasedEvent(event), error: event.error, diedAt: event.diedAt }))
-    return { events, ...(last && dead.length > limit && { next: `${last.diedAt}-${last.sequence}` }) }
+    const events = page.map((event) => ({ ...stored(event), error: event.error, diedAt: event.diedAt }))
+    return { events, ...(last && dead.length > limit && { next: [last.diedAt, String(last.sequence)] }) }
   }
 
   async stats(): Promise<StorageStats> {
@@ -199,7 +213,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
 
   #append({ id, type, body, headers, due, leased, fingerprint }: Outcome['append'][number]): void {
     const createdAt = this.#clock.now()
-    const event: StoredEvent = {
+    const event: MemoryEvent = {
       sequence: ++this.#sequence,
       ...{ id, type, body, headers: { ...headers }, fingerprint, createdAt },
       ...{ state: leased ? 'leased' : 'waiting', visibleAt: 0, attempt: leased ? 1 : 0 },
@@ -210,7 +224,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
   }
 
   #settle(settle: Settlement): void {
-    const event = this.events.get(settle.id) as StoredEvent
+    const event = this.events.get(settle.id) as MemoryEvent
     const now = this.#clock.now()
     switch (settle.kind) {
       case 'complete':
@@ -237,7 +251,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
   }
 
   /** Moves the moment at which an event is due. */
-  reschedule(event: StoredEvent, visibleAt: number): void {
+  reschedule(event: MemoryEvent, visibleAt: number): void {
     event.visibleAt = visibleAt
     this.#due.add(event)
   }
@@ -247,11 +261,24 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
   }
 }
 
-function isOpen({ state }: StoredEvent): boolean {
+// A moment that is none sorts nowhere: the event would never come back.
+function assertMoments({ settle, append, put }: Outcome): void {
+  const moments = [...append.map(({ due }) => due), ...put.map(({ expires }) => expires)]
+  const numbers = moments.map((when) => ('at' in when ? when.at : when.inMs))
+  if (settle?.kind === 'retry') numbers.push(settle.delayMs)
+  if (settle?.kind === 'complete') numbers.push(settle.keepMs)
+  if (numbers.every(Number.isFinite)) return
+  throw new StorageError('a moment is not a finite number of milliseconds; nothing was written', {
+    transient: false,
+    refused: true,
+  })
+}
+
+function isOpen({ state }: MemoryEvent): boolean {
   return state === 'waiting' || state === 'leased'
 }
 
-function leasedEvent({ id, type, body, headers, createdAt, attempt, uncounted }: StoredEvent): LeasedEvent {
+function stored({ id, type, body, headers, createdAt, attempt, uncounted }: MemoryEvent): StoredEvent {
   return { id, type, body, headers: { ...headers }, createdAt, attempt, uncounted }
 }
 

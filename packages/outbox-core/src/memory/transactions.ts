@@ -10,6 +10,14 @@ export class InMemoryTransaction {
     this.#onCommit.push(write)
   }
 
+  /** How much there is to do at the commit, and how to forget what came after. Called by the storage. */
+  mark(): () => void {
+    const { length } = this.#onCommit
+    return () => {
+      this.#onCommit.length = length
+    }
+  }
+
   /** Runs what `onCommit` was given. Called by the storage. */
   committed(): void {
     for (const write of this.#onCommit) write()
@@ -58,6 +66,19 @@ export class MemoryTransactions {
   async enlist<R>(tx: InMemoryTransaction, work: (tx: InMemoryTransaction) => Promise<R>): Promise<R> {
     this.#buffered(tx)
     return work(tx)
+  }
+
+  async nested<R>(tx: InMemoryTransaction, work: () => Promise<R>): Promise<R> {
+    const outcomes = this.#buffered(tx)
+    const { length } = outcomes
+    const forget = tx.mark()
+    try {
+      return await work()
+    } catch (error) {
+      outcomes.length = length
+      forget()
+      throw error
+    }
   }
 
   /** Adds outcomes to a transaction; `results` judges them after everything the transaction already holds. */

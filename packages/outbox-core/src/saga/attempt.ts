@@ -16,7 +16,7 @@ export interface KnownActivity {
 /** Why an activity was aborted, or not begun: its slip's deadline has passed. */
 export class DeadlineError extends OutboxError {
   readonly code = 'OUTBOX_DEADLINE'
-  override readonly permanent = true
+  override readonly blame = 'event'
 
   constructor() {
     super("the routing slip's deadline has passed")

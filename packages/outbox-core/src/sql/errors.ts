@@ -56,7 +56,7 @@ export function postgresError(thrown: unknown): OutboxError {
   return new StorageError(`Postgres failed (${code}: ${cause.message}); nothing was written`, {
     cause,
     transient,
-    permanent: failure.is(REFUSED),
+    refused: failure.is(REFUSED),
   })
 }
 

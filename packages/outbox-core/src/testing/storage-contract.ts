@@ -3,10 +3,13 @@ import { appendingContract } from './storage/appending.ts'
 import { deadLetterStorageContract } from './storage/dead-letters.ts'
 import { duplicateContract } from './storage/duplicates.ts'
 import { extendingContract } from './storage/extending.ts'
+import { keepingContract } from './storage/keeping.ts'
 import { leasingContract } from './storage/leasing.ts'
+import { nestedContract } from './storage/nested.ts'
 import { outcomeContract } from './storage/outcomes.ts'
 import { payloadStorageContract } from './storage/payloads.ts'
 import { purgeContract } from './storage/purge.ts'
+import { refusingContract } from './storage/refusing.ts'
 import { retryingContract } from './storage/retrying.ts'
 import { settlingContract } from './storage/settling.ts'
 import { siblingContract } from './storage/siblings.ts'
@@ -20,6 +23,7 @@ export function storageContract<Tx, O>(test: PlaceTest<Tx, O>): void {
   extendingContract(test)
   outcomeContract(test)
   settlingContract(test)
+  keepingContract(test)
   retryingContract(test)
   duplicateContract(test)
   deadLetterStorageContract(test)
@@ -27,5 +31,7 @@ export function storageContract<Tx, O>(test: PlaceTest<Tx, O>): void {
   purgeContract(test)
   statsContract(test)
   storageTransactionContract(test)
+  nestedContract(test)
+  refusingContract(test)
   siblingContract(test)
 }

@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import type { DeadQuery } from '../../storage.ts'
+import type { DeadCursor, DeadQuery } from '../../storage.ts'
 import type { Place } from '../backend.ts'
 import { appending, newEvent, type PlaceTest, payload, settling, sleep } from '../harness.ts'
 import { inState, LEASE_MS, leased, payloadTexts, putting, settlement } from './fixtures.ts'
@@ -30,7 +30,7 @@ export function deadLetterStorageContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       async (place, kind) => {
         const ids = await manyBuried(place, 10)
         const seen: string[] = []
-        let after: string | undefined
+        let after: DeadCursor | undefined
         do {
           const page = await place.outbox.storage.listDead({
             limit: 3,
@@ -111,6 +111,19 @@ export function deadLetterStorageContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect((await place.outbox.storage.listDead({ limit: 10 })).events).toMatchObject([lease])
     })
 
+    test('are listed inside a transaction, without waiting for it', async (place) => {
+      const { storage } = place.outbox
+      const kept = await inState(place, 'dead')
+      const gone = await inState(place, 'dead')
+      await storage.transaction(async (tx) => {
+        await storage.write([settling(settlement('discard', gone))], tx)
+        const { events } = await storage.listDead({ limit: 10, ids: [kept.id] }, tx)
+        expect(events).toMatchObject([kept])
+        expect((await storage.listDead({ limit: 10 }, tx)).events.map(({ id }) => id)).toContain(kept.id)
+      })
+      expect((await storage.listDead({ limit: 10 })).events).toMatchObject([kept])
+    })
+
     test('are discarded once, together with their payload', async (place) => {
       const { storage } = place.outbox
       const lease = await inState(place, 'dead')
@@ -141,7 +154,7 @@ async function manyBuried<Tx, O>(place: Place<Tx, O>, count: number, type?: stri
 
 async function pages<Tx, O>({ outbox: { storage } }: Place<Tx, O>, query: DeadQuery): Promise<string[]> {
   const seen: string[] = []
-  let after: string | undefined
+  let after: DeadCursor | undefined
   do {
     const page = await storage.listDead({ ...query, ...(after !== undefined && { after }) })
     expect(page.events.length).toBeLessThanOrEqual(query.limit)

@@ -1,10 +1,22 @@
 import { describe, expect } from 'vitest'
-import { appending, newEvent, type PlaceTest, until } from '../harness.ts'
+import { appending, newEvent, type PlaceTest, sleep, until } from '../harness.ts'
 import { LEASE_MS, leased } from './fixtures.ts'
 
 /** What a lease hands out: what is due, oldest first, to one worker at a time. */
 export function leasingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
   describe('leasing', () => {
+    test('says when it was, on the clock that events are created by', async (place) => {
+      const { storage } = place.outbox
+      await storage.write([appending(newEvent())])
+      const [first] = await storage.lease(1, 1)
+      expect(first?.leasedAt).toBeGreaterThanOrEqual(first?.createdAt ?? Number.POSITIVE_INFINITY)
+      expect((first?.leasedAt ?? 0) - (first?.createdAt ?? 0)).toBeLessThan(60_000)
+      await sleep(30)
+      const [second] = await storage.lease(1, LEASE_MS)
+      expect(second).toMatchObject({ id: first?.id, createdAt: first?.createdAt })
+      expect((second?.leasedAt ?? 0) - (first?.leasedAt ?? 0)).toBeGreaterThanOrEqual(25)
+    })
+
     test('takes due events oldest first, no more than the limit, and none twice', async ({
       outbox: { storage },
     }) => {

@@ -23,6 +23,15 @@ export function statsContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(stats.oldestDueMs).toBeLessThan(60_000)
     })
 
+    test('counts inside a transaction, without waiting for it', async (place) => {
+      const { storage } = place.outbox
+      await leased(place)
+      await storage.transaction(async (tx) => {
+        await storage.write([appending(newEvent({ due: FAR }))], tx)
+        expect(await storage.stats(tx)).toEqual({ due: 0, leased: 1, dead: 0, oldestDueMs: null })
+      })
+    })
+
     test('an event whose lease has run out counts as due, not as leased', async (place) => {
       const { storage } = place.outbox
       await leased(place)
