@@ -33,11 +33,32 @@ interface Codec {
   compressAsync(raw: Uint8Array): Promise<Uint8Array>
   inflate(bytes: Uint8Array, limits: object): unknown
   inflateAsync(bytes: Uint8Array, limits: object): Promise<unknown>
+  /** What may follow the end of the compressed data. */
+  readonly tail?: Buffer
 }
 
 const STORED = 0
 
-const ZSTD_OPTIONS = { params: { [constants.ZSTD_c_compressionLevel]: 1 } }
+// Below this saving the time to decompress is not worth it.
+const WORTHWHILE = 0.9
+
+// zlib refuses smaller ones.
+const LEAST_CHUNK_BYTES = 64
+
+/*
+ * When its output fills a chunk exactly, Node asks zstd for more, and gets a second frame, of nothing. So the one chunk
+ * has room for more than what is kept at all. Pages of it that stay empty cost no memory.
+ */
+function zstdOptions(rawBytes: number): object {
+  return {
+    params: { [constants.ZSTD_c_compressionLevel]: 1 },
+    chunkSize: Math.max(LEAST_CHUNK_BYTES, Math.floor(rawBytes * WORTHWHILE) + 1),
+  }
+}
+
+// What earlier releases stored after payloads of k * 16,384 bytes: magic, header, and a last block of nothing.
+const EMPTY_ZSTD_FRAME = Buffer.from('28b52ffd2000010000', 'hex')
+
 // Level 1 has windows of up to 2^19 bytes. A made-up frame could otherwise ask for 128 MiB, whatever it holds.
 const ZSTD_LIMITS = { params: { [constants.ZSTD_d_windowLogMax]: 23 } }
 const zstdAsync = promisify<Uint8Array, object, Buffer>(zstdCompress)
@@ -45,10 +66,11 @@ const unzstdAsync = promisify<Uint8Array, object, unknown>(zstdDecompress)
 
 const ZSTD: Codec = {
   id: 1,
-  compress: (raw) => zstdCompressSync(raw, ZSTD_OPTIONS),
-  compressAsync: (raw) => zstdAsync(raw, ZSTD_OPTIONS),
+  compress: (raw) => zstdCompressSync(raw, zstdOptions(raw.byteLength)),
+  compressAsync: (raw) => zstdAsync(raw, zstdOptions(raw.byteLength)),
   inflate: (bytes, limits) => zstdDecompressSync(bytes, { ...limits, ...ZSTD_LIMITS }),
   inflateAsync: (bytes, limits) => unzstdAsync(bytes, { ...limits, ...ZSTD_LIMITS }),
+  tail: EMPTY_ZSTD_FRAME,
 }
 
 const DEFLATE_OPTIONS = { level: 1 }
@@ -65,12 +87,6 @@ const DEFLATE: Codec = {
 
 // A thread pool job costs about as much as compressing this much (measured: some 65 µs).
 const ASYNC_FROM_BYTES = 64 * 1024
-
-// Below this saving the time to decompress is not worth it.
-const WORTHWHILE = 0.9
-
-// zlib refuses smaller ones.
-const LEAST_CHUNK_BYTES = 64
 
 /** @throws ConfigurationError */
 export function checkedCompression(compression: Compression): Compression {
@@ -112,6 +128,7 @@ export function decompress(
   if (rawBytes >= ASYNC_FROM_BYTES) return decompressAsync(codec, bytes, rawBytes)
   if (!codec) return Buffer.from(bytes)
   return exact(
+    codec,
     rescued(() => codec.inflate(bytes, limits(rawBytes))),
     bytes,
     rawBytes,
@@ -125,7 +142,7 @@ async function decompressAsync(
 ): Promise<Uint8Array> {
   if (!codec) return Buffer.from(bytes)
   const inflated = await codec.inflateAsync(bytes, limits(rawBytes)).catch(fail)
-  return exact(inflated, bytes, rawBytes)
+  return exact(codec, inflated, bytes, rawBytes)
 }
 
 function codecFor(id: number): Codec | undefined {
@@ -163,15 +180,14 @@ function fail(cause: unknown): never {
 }
 
 // zlib ignores what follows the end of the compressed data.
-function exact(inflated: unknown, bytes: Uint8Array, rawBytes: number): Uint8Array {
+function exact(codec: Codec, inflated: unknown, bytes: Uint8Array, rawBytes: number): Uint8Array {
   const { buffer, engine } = inflated as Inflated
   if (buffer.byteLength !== rawBytes) {
     throw new CorruptPayloadError(`the payload says it has ${rawBytes} bytes, but holds ${buffer.byteLength}`)
   }
-  if (engine.bytesWritten !== bytes.byteLength) {
-    throw new CorruptPayloadError(
-      `the payload ends ${bytes.byteLength - engine.bytesWritten} bytes before its frame`,
-    )
+  const left = bytes.subarray(engine.bytesWritten)
+  if (left.byteLength > 0 && !codec.tail?.equals(left)) {
+    throw new CorruptPayloadError(`the payload ends ${left.byteLength} bytes before its frame`)
   }
   return buffer
 }
