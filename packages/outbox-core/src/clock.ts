@@ -7,7 +7,10 @@ export interface Clock {
   now(): number
   /** Milliseconds since some moment of the past, never set: for everything that is waited for or measured here. */
   elapsed(): number
-  /** Calls `callback` once after `ms` milliseconds; the returned function cancels it. */
+  /**
+   * Calls `callback` once after `ms` milliseconds, however many; at once when they are no number or negative, but never
+   * before it has returned. The returned function cancels it.
+   */
   after(ms: number, callback: () => void): () => void
 }
 
@@ -16,10 +19,18 @@ const LONGEST_TIMER_MS = 2 ** 31 - 1
 
 /** The process's own clock. */
 export const systemClock: Clock = {
-  now: Date.now,
+  // Looked up when called, so that fake timers work.
+  now: () => Date.now(),
   elapsed: () => performance.now(),
   after(ms, callback) {
-    const timer = setTimeout(callback, Math.min(ms, LONGEST_TIMER_MS))
+    let left = Number.isNaN(ms) ? 0 : Math.max(ms, 0)
+    let timer: ReturnType<typeof setTimeout>
+    const arm = (): void => {
+      const wait = Math.min(left, LONGEST_TIMER_MS)
+      left -= wait
+      timer = setTimeout(left > 0 ? arm : callback, wait)
+    }
+    arm()
     return () => clearTimeout(timer)
   },
 }

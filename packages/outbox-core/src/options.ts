@@ -22,10 +22,23 @@ export function durationMs(option: string, value: Duration, least = 1): number {
       `it must be a number of milliseconds or text like '30s' or '7d', at least ${least} ms and at most 100 years`,
     )
   }
-  return Math.ceil(parsed)
+  // Not -0.
+  return Math.ceil(parsed) + 0
 }
 
+/**
+ * Whole milliseconds of a delay that can no longer be refused, since nobody is there to mend it: below 0 it is 0, beyond
+ * a century it is a century. `undefined` for what is no length of time, NaN included.
+ */
+export function clampedDelayMs(value: unknown): number | undefined {
+  const parsed = typeof value === 'string' ? parseDuration(value) : value
+  if (typeof parsed !== 'number' || Number.isNaN(parsed)) return undefined
+  return Math.min(LONGEST_DURATION_MS, Math.max(0, Math.ceil(parsed)))
+}
+
+// Text without a unit might as well be meant in seconds.
 function parseDuration(text: string): number | undefined {
+  if (!/[a-z]$/i.test(text)) return undefined
   try {
     return ms(text as ms.StringValue)
   } catch {

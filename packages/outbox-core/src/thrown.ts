@@ -62,8 +62,7 @@ function logged(error: Error, outer: readonly Error[]): LoggedError {
   return Object.defineProperties(fields, { constructor: { value: undefined }, name: { value: type } })
 }
 
-// `instanceof` would not know errors of Node's own modules under Jest, and never returns on a proxy that is its own
-// prototype.
+// `instanceof` would not know errors of Node's own modules under Jest. A chain with a proxy in it may throw or never end.
 const LONGEST_PROTOTYPE_CHAIN = 50
 
 function isError(value: unknown): value is Error {

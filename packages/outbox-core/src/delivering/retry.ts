@@ -46,7 +46,9 @@ export function retryPolicy(options: RetryOptions = {}, random: () => number = M
   const jitter = ratio('retry.jitter', options.jitter ?? 0.5, 0, 1)
   if (maxDelay < delay)
     throw new ConfigurationError('retry.maxDelay', options.maxDelay, 'it must not be below retry.delay')
-  const longest = (failed: number): number => Math.min(maxDelay, delay * factor ** (failed - 1))
+  // The power may be infinite, and 0 times that is not a number.
+  const longest = (failed: number): number =>
+    delay === 0 ? 0 : Math.min(maxDelay, delay * factor ** (failed - 1))
   return {
     maxAttempts,
     delayAfter: (failed) => Math.round(longest(failed) * (1 - jitter * random())),
