@@ -7,6 +7,7 @@ import {
 } from 'outbox-core'
 import { isBusy, storageError } from './errors.ts'
 import { type Handle, handlesOf, rolledBack } from './handle.ts'
+import { SynchronousTransactions } from './synchronous.ts'
 import { Turns } from './turns.ts'
 
 /** The part of better-sqlite3's Database that is used. */
@@ -37,6 +38,7 @@ interface Shared {
   readonly enlisted: Set<Handle>
   /** What every handle on this connection inherits. */
   readonly handles: SqliteDatabase
+  readonly synchronous: SynchronousTransactions
 }
 
 const shared = new WeakMap<SqliteDatabase, Shared>()
@@ -63,6 +65,7 @@ export class Connection {
       begun: undefined,
       enlisted: new Set(),
       handles: handlesOf(db),
+      synchronous: new SynchronousTransactions(db),
     }
     shared.set(db, this.#shared)
     try {
@@ -91,6 +94,7 @@ export class Connection {
       try {
         const result = await work(handle)
         if (this.db.open && !this.db.inTransaction) throw rolledBack(handle)
+        if (handle.unfit) throw handle.unfit
         await this.#unlocked(() => this.#commit.run())
         return result
       } finally {
@@ -133,6 +137,15 @@ export class Connection {
     }
   }
 
+  /** @throws TransactionClosedError when what belongs to no transaction comes from inside `db.transaction(fn)` */
+  assertOutside(): void {
+    if (!this.#shared.synchronous.running) return
+    throw new TransactionClosedError(
+      'better-sqlite3’s own db.transaction(fn) is over before anything asynchronous in it is written: use ' +
+        'outbox.transaction(fn), or BEGIN and COMMIT around outbox.enlist(db, fn)',
+    )
+  }
+
   /** Runs statements that belong to no transaction, once none is open; `urgent` ones before whoever waits too. */
   async statements<R>(run: () => R, { urgent = false }: { readonly urgent?: boolean } = {}): Promise<R> {
     if (!this.#shared.turns.mustWait && !this.db.inTransaction) {
@@ -160,6 +173,17 @@ export class Connection {
     }
   }
 
+  /** Ends a part of a transaction. When even that fails, the whole must not be committed. */
+  async insideOnceFree<R>(tx: SqliteDatabase, run: () => R): Promise<R> {
+    this.#assertOpen(tx, 'use the tx you were given')
+    try {
+      return await this.#unlocked(run)
+    } catch (error) {
+      if (tx !== this.db) (tx as Handle).unfit = storageError(error)
+      throw storageError(error)
+    }
+  }
+
   #allOrNone<R>(run: () => R): R {
     // Under an open iterator some statements work, and ROLLBACK does not. This refuses then, at no statement's cost.
     this.db.exec('')
@@ -181,7 +205,12 @@ export class Connection {
         'the transaction belongs to another connection than the better-sqlite3 Database that the outbox was made with',
       )
     }
-    if ((tx as Handle).ended || !this.db.inTransaction) throw new TransactionClosedError()
+    if (!this.isOpen(tx)) throw new TransactionClosedError()
+  }
+
+  /** Whether the transaction that a handle was made for goes on. */
+  isOpen(tx: SqliteDatabase): boolean {
+    return this.db.inTransaction && !(tx as Handle).ended
   }
 
   // An object of its own for each transaction tells a late use from a right one.

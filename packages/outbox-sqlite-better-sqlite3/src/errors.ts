@@ -3,6 +3,14 @@ import { NotInitializedError, OutboxError, StorageError, toError } from 'outbox-
 // Result codes after which the same call may succeed later: https://www.sqlite.org/rescode.html
 const TRANSIENT = /^SQLITE_(BUSY|LOCKED|FULL|IOERR|NOMEM|INTERRUPT|PROTOCOL)/
 
+// What is in the statement can't be stored, whenever it is tried. Foreign keys are none of the outbox's: those of a
+// user's rows may hold at the next attempt, and are judged at the commit.
+const REFUSED = /^SQLITE_(CONSTRAINT(?!_FOREIGNKEY)|TOOBIG|MISMATCH|RANGE)/
+
+// The same, from better-sqlite3 before SQLite is asked (util/binder.cpp) and from V8; these have no code.
+const UNBINDABLE =
+  /^(SQLite3 can only bind |The bound string, buffer, or bigint is too big|Too (few|many) parameter values |Missing named parameter|Named parameters can only |Invalid string length$)/
+
 // better-sqlite3's own refusal to write while one of the user's iterators is open; it has no code.
 const ITERATING = /^This database connection is busy executing a query$/
 
@@ -37,7 +45,12 @@ export function storageError(thrown: unknown): OutboxError {
   return new StorageError(`SQLite failed (${about}); nothing was written${advice ? `: ${advice[1]}` : ''}`, {
     cause,
     transient: TRANSIENT.test(code) || isBusy(cause),
+    refused: REFUSED.test(code) || isUnbindable(cause),
   })
+}
+
+function isUnbindable(error: Error): boolean {
+  return (error instanceof TypeError || error instanceof RangeError) && UNBINDABLE.test(error.message)
 }
 
 function codeOf(error: unknown): string {

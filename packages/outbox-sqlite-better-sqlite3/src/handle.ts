@@ -6,6 +6,8 @@ export type Handle = SqliteDatabase & {
   ended?: true
   /** Why SQLite may have rolled back. */
   failure?: OutboxError
+  /** Why it must not be committed. */
+  unfit?: OutboxError
 }
 
 export function rolledBack({ failure }: Handle): StorageError {

@@ -1,12 +1,27 @@
-import type { Lease, LeasedEvent, NewEvent, Settlement, When } from 'outbox-core'
+import {
+  type Lease,
+  type NewEvent,
+  type Outcome,
+  type Settlement,
+  StorageError,
+  type StoredEvent,
+  type When,
+} from 'outbox-core'
 import type { Connection, SqliteStatement } from './connection.ts'
 import { NOW, STATE, type Tables } from './schema.ts'
 
 /** An event's row. */
-export interface Row extends Omit<LeasedEvent, 'headers' | 'createdAt'> {
+export interface Row extends Omit<StoredEvent, 'headers' | 'createdAt'> {
   readonly seq: number
   readonly headers: string
   readonly created_at: number
+}
+
+export interface LeasedRow extends Row {
+  readonly leased_at: number
+}
+
+export interface DeadRow extends Row {
   readonly error: string
   readonly died_at: number
 }
@@ -27,10 +42,12 @@ function texts({ events, payloads }: Tables) {
   return {
     due: `SELECT seq FROM "${events}" WHERE state < 2 AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT ?`,
     lease: `UPDATE "${events}" SET state = ${STATE.leased}, attempt = attempt + 1, visible_at = ${NOW} + ?
-      WHERE seq IN (SELECT value FROM json_each(?)) AND state < 2 AND visible_at <= ${NOW} RETURNING ${EVENT}`,
+      WHERE seq IN (SELECT value FROM json_each(?)) AND state < 2 AND visible_at <= ${NOW}
+      RETURNING ${EVENT}, ${NOW} AS leased_at`,
     extend: `UPDATE "${events}" SET visible_at = ${NOW} + ? FROM (${rows} FROM json_each(?)) AS held
       WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = ${STATE.leased}
       RETURNING "${events}".id`,
+    keep: `UPDATE "${events}" SET visible_at = ${NOW} + ? WHERE id = ? AND state = ${STATE.done}`,
     complete: `${remove(STATE.leased)}`,
     discard: `${remove(STATE.dead)}`,
     change: `UPDATE "${events}" SET state = to_state, visible_at = ${NOW} + to_delay,
@@ -107,7 +124,34 @@ export class Statements {
 
 /** Parameters for a moment: absolute, or from the database's own now. */
 export function whenParameters(when: When): [number | null, number | null] {
-  return 'at' in when ? [when.at, null] : [null, when.inMs]
+  return 'at' in when ? [whole(when.at), null] : [null, whole(when.inMs)]
+}
+
+/**
+ * Refuses moments that are none before anything is written: SQLite binds NaN as NULL, JSON makes it `null`, and what is
+ * no whole number fits into no column of whole numbers.
+ */
+export function assertMoments(outcomes: readonly Outcome[]): void {
+  for (const { settle, append, put } of outcomes) {
+    if (settle?.kind === 'retry') assertMoment(settle.delayMs)
+    if (settle?.kind === 'complete') assertMoment(settle.keepMs)
+    for (const { due } of append) assertMoment('at' in due ? due.at : due.inMs)
+    for (const { expires } of put) assertMoment('at' in expires ? expires.at : expires.inMs)
+  }
+}
+
+// Beyond these, a moment comes back as another one than was stored.
+function assertMoment(ms: number): void {
+  if (ms <= Number.MAX_SAFE_INTEGER && ms >= Number.MIN_SAFE_INTEGER) return
+  throw new StorageError(`SQLite can't hold ${ms} as milliseconds; nothing was written`, {
+    transient: false,
+    refused: true,
+  })
+}
+
+// No sooner than it was asked for.
+function whole(ms: number): number {
+  return Math.ceil(ms)
 }
 
 /** An event's parameters for `appendOne` and `appendMany`. */
@@ -131,11 +175,17 @@ export function settling(settle: Settlement): ['complete' | 'discard' | 'change'
   switch (settle.kind) {
     case 'complete':
       if (settle.keepMs === 0) return ['complete', held(settle)]
-      return ['change', [...leased, STATE.done, settle.keepMs, null, PARDON.none]]
+      return ['change', [...leased, STATE.done, whole(settle.keepMs), null, PARDON.none]]
     case 'retry':
       return [
         'change',
-        [...leased, STATE.waiting, settle.delayMs, settle.error, settle.counted ? PARDON.none : PARDON.one],
+        [
+          ...leased,
+          STATE.waiting,
+          whole(settle.delayMs),
+          settle.error,
+          settle.counted ? PARDON.none : PARDON.one,
+        ],
       ]
     case 'bury':
       return ['change', [...leased, STATE.dead, 0, settle.error, PARDON.none]]

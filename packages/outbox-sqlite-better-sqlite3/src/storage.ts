@@ -10,14 +10,19 @@ import type {
   Storage,
   StorageLimits,
   StorageStats,
+  StoredEvent,
 } from 'outbox-core'
 import type { Connection, SqliteDatabase } from './connection.ts'
 import { watchOtherConnections } from './listen.ts'
+import { Savepoints } from './savepoints.ts'
 import { migrate, type Tables } from './schema.ts'
 import {
+  assertMoments,
+  type DeadRow,
   eventParameters,
   held,
   holding,
+  type LeasedRow,
   type Row,
   Statements,
   settledKey,
@@ -36,16 +41,20 @@ const LOST: OutcomeResult = { status: 'lost' }
 
 export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
+  readonly client: object
   readonly writesTogether = true
   readonly #connection: Connection
   readonly #tables: Tables
   readonly #statements: Statements
+  readonly #savepoints: Savepoints
   readonly #watchers = new Set<() => void>()
 
   constructor(connection: Connection, tables: Tables) {
+    this.client = connection.db
     this.#connection = connection
     this.#tables = tables
     this.#statements = new Statements(connection, tables)
+    this.#savepoints = new Savepoints(connection)
   }
 
   initialize(): Promise<void> {
@@ -60,7 +69,20 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
     return this.#connection.enlist(tx, (handle) => work(handle as Db))
   }
 
+  nested<R>(tx: Db, work: () => Promise<R>): Promise<R> {
+    return this.#savepoints.nested(tx, work)
+  }
+
+  assertOutside(): void {
+    this.#connection.assertOutside()
+  }
+
+  mark(tx: Db): () => void {
+    return this.#savepoints.mark(tx)
+  }
+
   async write(outcomes: readonly Outcome[], tx?: Db): Promise<readonly OutcomeResult[]> {
+    assertMoments(outcomes)
     const several = !takesOneStatement(outcomes)
     if (tx) return this.#connection.inside(tx, () => this.#apply(outcomes), { several })
     if (!several) return this.#connection.statements(() => this.#apply(outcomes))
@@ -72,12 +94,12 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
       const due = this.#statements.column<number>('due', limit)
       if (due.length === 0) return []
       const leased = new Map(
-        this.#statements.all<Row>('lease', leaseMs, JSON.stringify(due)).map((row) => [row.seq, row]),
+        this.#statements.all<LeasedRow>('lease', leaseMs, JSON.stringify(due)).map((row) => [row.seq, row]),
       )
       // RETURNING has no order, and between the two statements another process may have taken some.
       return due.flatMap((seq) => {
         const row = leased.get(seq)
-        return row ? [leasedEvent(row)] : []
+        return row ? [{ ...storedEvent(row), leasedAt: row.leased_at }] : []
       })
     })
   }
@@ -89,9 +111,12 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
     return leases.filter(({ id }) => !kept.has(id)).map(({ id }) => id)
   }
 
+  async keep(id: string, keepMs: number): Promise<void> {
+    await this.#connection.statements(() => this.#statements.run('keep', Math.ceil(keepMs), id))
+  }
+
   async getPayload(id: string, tx?: Db): Promise<Uint8Array | undefined> {
-    const read = (): { data: Uint8Array } | undefined => this.#statements.get('get', id)
-    const row = tx ? this.#connection.inside(tx, read) : await this.#connection.statements(read)
+    const row = await this.#read<{ data: Uint8Array } | undefined>(tx, () => this.#statements.get('get', id))
     return row?.data
   }
 
@@ -101,21 +126,21 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
     return { events, payloads }
   }
 
-  async listDead({ limit, ids, type = undefined, after }: DeadQuery): Promise<DeadPage> {
-    const [diedAfter = -1, seqAfter = -1] = after?.split('-').map(Number) ?? []
-    const range = [diedAfter, seqAfter, type ?? null, limit]
-    const rows = await this.#connection.statements(() =>
+  async listDead({ limit, ids, type, after = [-1, '-1'] }: DeadQuery, tx?: Db): Promise<DeadPage> {
+    const [diedAfter, seqAfter] = after
+    const range = [diedAfter, Number(seqAfter), type ?? null, limit]
+    const rows = await this.#read(tx, () =>
       ids
-        ? this.#statements.all<Row>('deadById', JSON.stringify(ids), ...range)
-        : this.#statements.all<Row>('dead', ...range),
+        ? this.#statements.all<DeadRow>('deadById', JSON.stringify(ids), ...range)
+        : this.#statements.all<DeadRow>('dead', ...range),
     )
     const last = rows.at(-1)
-    const events = rows.map((row) => ({ ...leasedEvent(row), error: row.error, diedAt: row.died_at }))
-    return { events, ...(last && rows.length === limit && { next: `${last.died_at}-${last.seq}` }) }
+    const events = rows.map((row) => ({ ...storedEvent(row), error: row.error, diedAt: row.died_at }))
+    return { events, ...(last && rows.length === limit && { next: [last.died_at, String(last.seq)] }) }
   }
 
-  async stats(): Promise<StorageStats> {
-    return this.#connection.statements(() => {
+  async stats(tx?: Db): Promise<StorageStats> {
+    return this.#read(tx, () => {
       const { due = 0, oldest = null } =
         this.#statements.get<{ due: number; oldest: number | null }>('due_stats') ?? {}
       const { leased = 0 } = this.#statements.get<{ leased: number }>('leased_stats') ?? {}
@@ -136,6 +161,11 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   async close(): Promise<void> {
     for (const stop of this.#watchers) stop()
     this.#watchers.clear()
+  }
+
+  /** In a transaction at once: waiting for its turn, it would wait for itself. */
+  #read<R>(tx: Db | undefined, read: () => R): R | Promise<R> {
+    return tx ? this.#connection.inside(tx, read) : this.#connection.statements(read)
   }
 
   #apply(outcomes: readonly Outcome[]): OutcomeResult[] {
@@ -236,6 +266,6 @@ function characters(events: readonly NewEvent[]): number {
   return events.reduce((sum, { body }) => sum + body.length, 0)
 }
 
-function leasedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): LeasedEvent {
+function storedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): StoredEvent {
   return { id, type, body, headers: JSON.parse(headers), createdAt: created_at, attempt, uncounted }
 }
