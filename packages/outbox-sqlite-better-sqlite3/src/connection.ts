@@ -5,29 +5,11 @@ import {
   TransactionMissingError,
   TransactionTimeoutError,
 } from 'outbox-core'
+import type { SqliteDatabase, SqliteStatement } from './database.ts'
 import { isBusy, storageError } from './errors.ts'
 import { type Handle, handlesOf, rolledBack } from './handle.ts'
 import { SynchronousTransactions } from './synchronous.ts'
 import { Turns } from './turns.ts'
-
-/** The part of better-sqlite3's Database that is used. */
-export interface SqliteDatabase {
-  prepare(sql: string): SqliteStatement
-  exec(sql: string): unknown
-  readonly open: boolean
-  readonly inTransaction: boolean
-  readonly readonly: boolean
-  readonly memory: boolean
-  readonly name: string
-}
-
-export interface SqliteStatement {
-  run(...parameters: unknown[]): { changes: number }
-  get(...parameters: unknown[]): unknown
-  all(...parameters: unknown[]): unknown[]
-  pluck(on: boolean): SqliteStatement
-  safeIntegers(on: boolean): SqliteStatement
-}
 
 /** What all outboxes on one connection have in common. */
 interface Shared {

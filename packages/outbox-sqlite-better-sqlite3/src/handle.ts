@@ -1,5 +1,5 @@
 import { type OutboxError, StorageError, TransactionClosedError } from 'outbox-core'
-import type { SqliteDatabase } from './connection.ts'
+import type { SqliteDatabase } from './database.ts'
 
 /** The `tx` that users get. */
 export type Handle = SqliteDatabase & {

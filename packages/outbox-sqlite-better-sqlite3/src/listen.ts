@@ -1,6 +1,7 @@
 import { watch } from 'node:fs'
 import { basename, dirname } from 'node:path'
-import type { Connection, SqliteStatement } from './connection.ts'
+import type { Connection } from './connection.ts'
+import type { SqliteStatement } from './database.ts'
 import { isBusy } from './errors.ts'
 
 // What the file system tells of is a write, whose commit may take a while: look soon, then ever more rarely.

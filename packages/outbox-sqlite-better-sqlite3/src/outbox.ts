@@ -1,5 +1,6 @@
 import { type Duration, durationMs, identifiers, Outbox, type OutboxOptions } from 'outbox-core'
-import { Connection, type SqliteDatabase } from './connection.ts'
+import { Connection } from './connection.ts'
+import type { SqliteDatabase } from './database.ts'
 import type { Tables } from './schema.ts'
 import { SqliteStorage } from './storage.ts'
 

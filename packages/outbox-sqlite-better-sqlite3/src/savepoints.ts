@@ -1,5 +1,6 @@
 import { TransactionClosedError } from 'outbox-core'
-import type { Connection, SqliteDatabase, SqliteStatement } from './connection.ts'
+import type { Connection } from './connection.ts'
+import type { SqliteDatabase, SqliteStatement } from './database.ts'
 
 // Of the connection alone, and gone with it. A table of the user's with this name would be hidden by it.
 const MARKS = '_outbox_marks'

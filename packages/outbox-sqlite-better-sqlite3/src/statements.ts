@@ -1,13 +1,7 @@
-import {
-  type Lease,
-  type NewEvent,
-  type Outcome,
-  type Settlement,
-  StorageError,
-  type StoredEvent,
-  type When,
-} from 'outbox-core'
-import type { Connection, SqliteStatement } from './connection.ts'
+import type { Lease, NewEvent, Outcome, Settlement, StoredEvent } from 'outbox-core'
+import type { Connection } from './connection.ts'
+import type { SqliteStatement } from './database.ts'
+import { whenParameters, wholeMs } from './moments.ts'
 import { NOW, STATE, type Tables } from './schema.ts'
 
 /** An event's row. */
@@ -25,6 +19,9 @@ export interface DeadRow extends Row {
   readonly error: string
   readonly died_at: number
 }
+
+// Above this, writing and reading JSON within JSON takes longer than a statement for each event.
+export const JSON_AT_MOST = 64 * 1024
 
 /** How many of an event's attempts stop counting. */
 const PARDON = { none: 0, one: 1, all: 2 } as const
@@ -122,38 +119,6 @@ export class Statements {
   }
 }
 
-/** Parameters for a moment: absolute, or from the database's own now. */
-export function whenParameters(when: When): [number | null, number | null] {
-  return 'at' in when ? [whole(when.at), null] : [null, whole(when.inMs)]
-}
-
-/**
- * Refuses moments that are none before anything is written: SQLite binds NaN as NULL, JSON makes it `null`, and what is
- * no whole number fits into no column of whole numbers.
- */
-export function assertMoments(outcomes: readonly Outcome[]): void {
-  for (const { settle, append, put } of outcomes) {
-    if (settle?.kind === 'retry') assertMoment(settle.delayMs)
-    if (settle?.kind === 'complete') assertMoment(settle.keepMs)
-    for (const { due } of append) assertMoment('at' in due ? due.at : due.inMs)
-    for (const { expires } of put) assertMoment('at' in expires ? expires.at : expires.inMs)
-  }
-}
-
-// Beyond these, a moment comes back as another one than was stored.
-function assertMoment(ms: number): void {
-  if (ms <= Number.MAX_SAFE_INTEGER && ms >= Number.MIN_SAFE_INTEGER) return
-  throw new StorageError(`SQLite can't hold ${ms} as milliseconds; nothing was written`, {
-    transient: false,
-    refused: true,
-  })
-}
-
-// No sooner than it was asked for.
-function whole(ms: number): number {
-  return Math.ceil(ms)
-}
-
 /** An event's parameters for `appendOne` and `appendMany`. */
 export function eventParameters({
   id,
@@ -175,14 +140,14 @@ export function settling(settle: Settlement): ['complete' | 'discard' | 'change'
   switch (settle.kind) {
     case 'complete':
       if (settle.keepMs === 0) return ['complete', held(settle)]
-      return ['change', [...leased, STATE.done, whole(settle.keepMs), null, PARDON.none]]
+      return ['change', [...leased, STATE.done, wholeMs(settle.keepMs), null, PARDON.none]]
     case 'retry':
       return [
         'change',
         [
           ...leased,
           STATE.waiting,
-          whole(settle.delayMs),
+          wholeMs(settle.delayMs),
           settle.error,
           settle.counted ? PARDON.none : PARDON.one,
         ],
@@ -210,4 +175,25 @@ export function settledKey({ id, attempt }: Lease): string {
 /** A lease's row. */
 export function held({ id, attempt }: Lease): unknown[] {
   return [id, attempt]
+}
+
+/** Whether outcomes are applied by a single statement, which needs no transaction of its own. */
+export function takesOneStatement(outcomes: readonly Outcome[]): boolean {
+  const settles = new Set<string>()
+  let appended = 0
+  let appendedCharacters = 0
+  let payloads = 0
+  for (const { settle, append, put, remove } of outcomes) {
+    if (settle) settles.add(settling(settle)[0])
+    appended += append.length
+    appendedCharacters += characters(append)
+    payloads += put.length + remove.length
+  }
+  if (settles.size > 0) return settles.size === 1 && appended + payloads === 0
+  if (appended === 0) return payloads <= 1
+  return payloads === 0 && (appended === 1 || appendedCharacters <= JSON_AT_MOST)
+}
+
+export function characters(events: readonly NewEvent[]): number {
+  return events.reduce((sum, { body }) => sum + body.length, 0)
 }

@@ -12,29 +12,29 @@ import type {
   StorageStats,
   StoredEvent,
 } from 'outbox-core'
-import type { Connection, SqliteDatabase } from './connection.ts'
+import type { Connection } from './connection.ts'
+import type { SqliteDatabase } from './database.ts'
 import { watchOtherConnections } from './listen.ts'
+import { assertMoments, whenParameters, wholeMs } from './moments.ts'
 import { Savepoints } from './savepoints.ts'
 import { migrate, type Tables } from './schema.ts'
 import {
-  assertMoments,
+  characters,
   type DeadRow,
   eventParameters,
   held,
   holding,
+  JSON_AT_MOST,
   type LeasedRow,
   type Row,
   Statements,
   settledKey,
   settling,
-  whenParameters,
+  takesOneStatement,
 } from './statements.ts'
 
 // SQLite's own limit is 1e9 bytes for a row; beyond this the memory for copies is the sooner end.
 const LIMIT_BYTES = 256 * 1024 * 1024
-
-// Above this, writing and reading JSON within JSON takes longer than a statement for each event.
-const JSON_AT_MOST = 64 * 1024
 
 const APPLIED: OutcomeResult = { status: 'applied' }
 const LOST: OutcomeResult = { status: 'lost' }
@@ -112,7 +112,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   }
 
   async keep(id: string, keepMs: number): Promise<void> {
-    await this.#connection.statements(() => this.#statements.run('keep', Math.ceil(keepMs), id))
+    await this.#connection.statements(() => this.#statements.run('keep', wholeMs(keepMs), id))
   }
 
   async getPayload(id: string, tx?: Db): Promise<Uint8Array | undefined> {
@@ -244,26 +244,6 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   #ids(statement: 'extend' | 'appendMany', ...parameters: unknown[]): Set<string> {
     return new Set(this.#statements.column<string>(statement, ...parameters))
   }
-}
-
-function takesOneStatement(outcomes: readonly Outcome[]): boolean {
-  const settles = new Set<string>()
-  let appended = 0
-  let appendedCharacters = 0
-  let payloads = 0
-  for (const { settle, append, put, remove } of outcomes) {
-    if (settle) settles.add(settling(settle)[0])
-    appended += append.length
-    appendedCharacters += characters(append)
-    payloads += put.length + remove.length
-  }
-  if (settles.size > 0) return settles.size === 1 && appended + payloads === 0
-  if (appended === 0) return payloads <= 1
-  return payloads === 0 && (appended === 1 || appendedCharacters <= JSON_AT_MOST)
-}
-
-function characters(events: readonly NewEvent[]): number {
-  return events.reduce((sum, { body }) => sum + body.length, 0)
 }
 
 function storedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): StoredEvent {

@@ -1,4 +1,4 @@
-import type { SqliteDatabase } from './connection.ts'
+import type { SqliteDatabase } from './database.ts'
 
 /** better-sqlite3's own. */
 interface Synchronous {

@@ -56,6 +56,29 @@ describe('a part of a transaction', () => {
     expect([stored(place.db), business(place.db)]).toEqual([['before'], ['before']])
   })
 
+  test('that two outboxes cut across each other leaves nothing to commit', async () => {
+    const place = await open()
+    const { db, outbox } = place
+    const second = outboxOn(db)
+    const overlapping = Promise.withResolvers<void>()
+    const whole = outbox.transaction(async (tx) => {
+      const failing = place.storage.nested?.(tx, async () => {
+        await place.storage.write([appending(event('failing'))], tx)
+        await overlapping.promise
+        throw undone
+      })
+      const cut = second.storage.nested?.(tx, async () => {
+        await place.storage.write([appending(event('cut'))], tx)
+        overlapping.resolve()
+        await failing?.catch(() => {})
+      })
+      await expect(failing).rejects.toBe(undone)
+      await expect(cut).rejects.toThrow(StorageError)
+    })
+    await expect(whole).rejects.toThrow(/no such savepoint/)
+    expect(stored(db)).toEqual([])
+  })
+
   test('throws what failed in it even when the whole was rolled back by it', async () => {
     const { db, outbox, storage } = await open()
     const whole = outbox.transaction(async (tx) => {

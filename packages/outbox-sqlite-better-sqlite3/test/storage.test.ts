@@ -165,6 +165,7 @@ test('every statement goes by an index', async () => {
   const [first, second, third] = leases.map((lease) => lease)
   if (!first || !second || !third) throw new Error('three leases were expected')
   await storage.write([{ settle: { ...first, kind: 'complete', keepMs: 0 }, ...appending() }])
+  await storage.keep(first.id, 1)
   await storage.write([{ settle: { ...second, kind: 'bury', error: 'x' }, ...appending() }])
   await storage.write([{ settle: { ...second, kind: 'discard' }, ...appending() }])
   await storage.write([{ ...appending(), put: [{ id: 'p', data: Uint8Array.of(1), expires: { inMs: 1 } }] }])
@@ -175,9 +176,9 @@ test('every statement goes by an index', async () => {
   await storage.listDead({ limit: 10, ids: ['a'] })
   await storage.stats()
   const seen = [...texts].filter((text) => /^(SELECT|INSERT|UPDATE|DELETE)/.test(text.trim()))
-  // due, lease, extend, complete, discard, change, appendOne (2), appendMany, fingerprint, put, delete, get, purge (2),
+  // due, lease, extend, keep, complete, discard, change, appendOne (2), appendMany, fingerprint, put, delete, get, purge (2),
   // dead (2), stats (3)
-  expect(seen.length).toBeGreaterThanOrEqual(19)
+  expect(seen.length).toBeGreaterThanOrEqual(20)
   for (const text of seen) {
     const plan = db.prepare(`EXPLAIN QUERY PLAN ${text}`).all() as { detail: string }[]
     for (const { detail } of plan) {
