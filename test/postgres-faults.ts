@@ -167,7 +167,7 @@ export function postgresFaults<Tx, TxOptions>(
         await place.raw.query('BEGIN')
         await place.raw.query(`LOCK TABLE ${place.schema}.outbox_events`)
         const code = setting === 'lock_timeout' ? '55P03' : '57014'
-        const refused = { code: 'OUTBOX_STORAGE', transient: true, permanent: false, cause: { code } }
+        const refused = { code: 'OUTBOX_STORAGE', transient: true, blame: 'environment', cause: { code } }
         await expect(bus.emit('a', 1)).rejects.toMatchObject(refused)
         await expect(outbox.transaction(() => bus.emit('a', 2))).rejects.toMatchObject(refused)
         await place.raw.query('ROLLBACK')
@@ -219,7 +219,7 @@ export function postgresFaults<Tx, TxOptions>(
         expect(error).toMatchObject({
           code: 'OUTBOX_STORAGE',
           transient: false,
-          permanent: true,
+          blame: 'event',
           cause: { code: '23514' },
         })
         const shown = inspect(error, { depth: 10, showHidden: true })

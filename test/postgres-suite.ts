@@ -1,4 +1,4 @@
-import { OutboxEventBus } from 'outbox-core'
+import { type DeadCursor, OutboxEventBus } from 'outbox-core'
 import { postgresMigrations } from 'outbox-core/sql'
 import { until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
@@ -135,7 +135,7 @@ export function postgresSuite<Tx, TxOptions>(
       )
       for (const limit of [1, 5, 12]) {
         const seen: string[] = []
-        for (let after: string | undefined, pages = 0; pages < 20; pages++) {
+        for (let after: DeadCursor | undefined, pages = 0; pages < 20; pages++) {
           const page = await outbox.storage.listDead({ limit, ...(after !== undefined && { after }) })
           seen.push(...page.events.map(({ id }) => id))
           after = page.next

@@ -19,6 +19,7 @@ export interface DrizzleDatabase<Tx extends DrizzleTransaction, TxOptions> {
 export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
   implements PostgresExecutor<Tx, TxOptions>
 {
+  readonly client: object
   readonly #db: DrizzleDatabase<Tx, TxOptions>
 
   /** @throws ConfigurationError */
@@ -34,6 +35,7 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
         'on a single pg.Client transactions side by side would be one: use drizzle(new pg.Pool({ max: 1 }))',
       )
     }
+    this.client = db
     this.#db = db
   }
 
@@ -46,6 +48,27 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
     return givingBack(this.#db, work, (callback) =>
       options === undefined ? this.#db.transaction(callback) : this.#db.transaction(callback, options),
     )
+  }
+
+  /**
+   * postgres.js rolls back a transaction if a single statement failed on its handle, whatever came afterwards; each
+   * savepoint of its own has another handle. Its end is left to whoever ends the savepoint around it: postgres.js
+   * would roll back by itself, on whatever the connection is by then.
+   */
+  async apart(tx: Tx): Promise<() => void> {
+    const { session } = tx as { session?: PostgresJsSession }
+    if (typeof session?.client?.savepoint !== 'function') return () => {}
+    const { client } = session
+    session.client = await new Promise((resolve, reject) => {
+      const begin = (scoped: PostgresJsSession['client']): Promise<never> => {
+        resolve(scoped)
+        return new Promise<never>(() => {})
+      }
+      client.savepoint(begin).catch(reject)
+    })
+    return () => {
+      session.client = client
+    }
   }
 
   assertTransaction(tx: Tx): void {
@@ -65,6 +88,11 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
       )
     }
   }
+}
+
+/** What a Drizzle transaction on postgres.js runs its statements through. */
+interface PostgresJsSession {
+  client: { savepoint(work: (scoped: PostgresJsSession['client']) => Promise<never>): Promise<unknown> }
 }
 
 // A database shares its dialect object with its transactions, and with nothing else.

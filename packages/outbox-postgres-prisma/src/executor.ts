@@ -26,6 +26,7 @@ export interface PrismaTransactionOptions {
 export class PrismaExecutor<Tx extends PrismaTransaction>
   implements PostgresExecutor<Tx, PrismaTransactionOptions>
 {
+  readonly client: object
   readonly #prisma: PrismaClientLike<Tx>
 
   /** @throws ConfigurationError */
@@ -39,12 +40,13 @@ export class PrismaExecutor<Tx extends PrismaTransaction>
         'it must be a Prisma client for Postgres, not a transaction of one',
       )
     }
+    this.client = prisma
     this.#prisma = prisma
   }
 
   async query(text: string, parameters: readonly PostgresParameter[], tx?: Tx): Promise<readonly object[]> {
     const client = tx ?? this.#prisma
-    if (/^\s*(CREATE|ALTER|SET)\b/.test(text)) {
+    if (/^\s*(CREATE|ALTER|SET|SAVEPOINT|RELEASE|ROLLBACK)\b/.test(text)) {
       await client.$executeRawUnsafe(text, ...parameters)
       return []
     }

@@ -1,20 +1,9 @@
-import type { NewEvent, When } from '../storage.ts'
+import type { NewEvent } from '../storage.ts'
 import { BYTES_COLUMNS, Bytes } from './bytes.ts'
+import { moment } from './moments.ts'
 import { type Columns, Parts, type Row } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
 import type { Statement } from './statements.ts'
-
-/** Of rows, which have the one or the other. Counted from the moment of the statement: now() is when its transaction began. */
-export const momentIn = (at: string, delay: string): string =>
-  `coalesce(to_timestamp(${at} / 1000.0), clock_timestamp() + ${delay} * interval '1 millisecond')`
-
-/** The same of a single one. Most are due at once: that much less for the server to plan. */
-export function moment(parts: Parts, when: When): string {
-  const { at, delay = 0 } = due(when)
-  if (at !== undefined) return `to_timestamp(${parts.parameter(at)}::float8 / 1000.0)`
-  if (delay === 0) return 'clock_timestamp()'
-  return `clock_timestamp() + ${parts.parameter(delay)}::float8 * interval '1 millisecond'`
-}
 
 // Longer bodies are cheaper as bytes, shorter ones as JSON.
 const LONG = 512
@@ -82,10 +71,6 @@ export function bodyFrom(bytes: Bytes, parts: Parts): string {
 export function addAnnouncement(parts: Parts, channel: string): void {
   const sent = `pg_notify(${parts.parameter(channel)}::text, '')`
   parts.returns(`SELECT NULL::int AS settled, NULL::text AS appended FROM ${sent}`)
-}
-
-export function due(when: When): { at?: number; delay?: number } {
-  return 'at' in when ? { at: when.at } : { delay: when.inMs }
 }
 
 /** Whether its id was chosen by the caller, so that it may be there already. */

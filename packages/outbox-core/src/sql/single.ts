@@ -1,5 +1,6 @@
 import type { NewEvent, Outcome, PayloadRecord, Settlement } from '../storage.ts'
-import { addAnnouncement, isFingerprinted, moment } from './append.ts'
+import { addAnnouncement, isFingerprinted } from './append.ts'
+import { moment } from './moments.ts'
 import { Parts } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
 import { STATE, type Statement } from './statements.ts'

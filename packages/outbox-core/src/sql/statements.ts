@@ -11,7 +11,8 @@ export interface Statement {
 }
 
 const EVENT_COLUMNS = 'id, type, body, headers, attempt, uncounted'
-const CREATED_AT = "date_part('epoch', created_at) * 1000 AS created_at"
+const milliseconds = (moment: string): string => `date_part('epoch', ${moment}) * 1000`
+const CREATED_AT = `${milliseconds('created_at')} AS created_at`
 
 /** Rows at the places that a part has locked. An array, because a join might read the whole table instead. */
 const isAt = (part: string): string => `ctid = ANY (ARRAY(SELECT place FROM ${part}))`
@@ -26,7 +27,7 @@ export function leaseStatement({ events }: PostgresTables, limit: number, leaseM
         UPDATE ${events} SET state = ${STATE.leased}, attempt = attempt + 1,
           visible_at = now() + $2::float8 * interval '1 millisecond'
         WHERE ${isAt('due')} RETURNING ${EVENT_COLUMNS}, ${CREATED_AT}, seq
-      ) SELECT ${EVENT_COLUMNS}, created_at FROM leased JOIN due USING (seq) ORDER BY due_at, seq`,
+      ) SELECT ${EVENT_COLUMNS}, created_at, ${milliseconds('now()')} AS leased_at FROM leased JOIN due USING (seq) ORDER BY due_at, seq`,
     parameters: [limit, leaseMs],
   }
 }
@@ -59,6 +60,15 @@ export function fingerprintStatement({ events }: PostgresTables, ids: readonly s
   }
 }
 
+/** Changes how long a completed event stays. */
+export function keepStatement({ events }: PostgresTables, id: string, keepMs: number): Statement {
+  return {
+    text: `UPDATE ${events} SET visible_at = now() + $2::float8 * interval '1 millisecond'
+      WHERE id = $1::text AND state = ${STATE.done}`,
+    parameters: [id, keepMs],
+  }
+}
+
 export function payloadStatement({ payloads }: PostgresTables, id: string): Statement {
   return {
     text: `SELECT data FROM ${payloads} WHERE id = $1::text AND expires_at > clock_timestamp()`,
@@ -86,7 +96,7 @@ export function deadStatement(
     ids: readonly string[] | undefined
     type: string | undefined
     /** Microseconds since the epoch, and the number within them, of the last one seen. */
-    diedAt: string
+    diedAt: number
     seq: string
   },
 ): Statement {

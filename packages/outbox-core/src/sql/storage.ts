@@ -1,4 +1,3 @@
-import { TransactionClosedError } from '../errors.ts'
 import type {
   DeadPage,
   DeadQuery,
@@ -10,24 +9,27 @@ import type {
   Storage,
   StorageLimits,
   StorageStats,
+  StoredEvent,
 } from '../storage.ts'
 import { isFingerprinted } from './append.ts'
 import { postgresError, postgresWriteError } from './errors.ts'
 import type { PostgresExecutor, PostgresListener } from './executor.ts'
 import { listenOn } from './listen.ts'
+import { assertMilliseconds, assertMoments } from './moments.ts'
+import { StatementRunner } from './runner.ts'
 import { migratePostgres, type PostgresTableOptions, type PostgresTables, postgresTables } from './schema.ts'
 import {
   announceStatement,
   deadStatement,
   extendStatement,
   fingerprintStatement,
+  keepStatement,
   leaseStatement,
   payloadStatement,
   purgeStatement,
   type Statement,
   statsStatement,
 } from './statements.ts'
-import { TransactionAttempt, untilUndisturbed } from './transaction.ts'
 import { writeStatement } from './write.ts'
 
 export interface PostgresStorageOptions extends PostgresTableOptions {
@@ -67,23 +69,25 @@ const LOST: OutcomeResult = { status: 'lost' }
 /** Postgres, through whichever client the executor speaks to. */
 export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
+  readonly client: object
   readonly writesTogether = true
   readonly #executor: PostgresExecutor<Tx, TxOptions>
   readonly #options: PostgresStorageOptions
   readonly #tables: PostgresTables
-  readonly #failures = new WeakMap<object, Error>()
-  readonly #ended = new WeakSet<object>()
+  readonly #runner: StatementRunner<Tx, TxOptions>
   readonly listen?: (wake: () => void) => Promise<() => Promise<void>>
   readonly announce?: () => Promise<void>
 
   /** @throws ConfigurationError naming the option and its value */
   constructor(executor: PostgresExecutor<Tx, TxOptions>, options: PostgresStorageOptions = {}) {
+    this.client = executor.client
     this.#executor = executor
+    this.#runner = new StatementRunner(executor)
     this.#options = options
     this.#tables = postgresTables(options)
     const { listener, notify = listener !== undefined } = options
     if (listener) this.listen = (wake) => listenOn(listener, this.#tables.channel, wake).catch(rethrow)
-    if (notify) this.announce = async () => void (await this.#run(announceStatement(this.#tables)))
+    if (notify) this.announce = async () => void (await this.#runner.run(announceStatement(this.#tables)))
   }
 
   async initialize(): Promise<void> {
@@ -91,14 +95,7 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   }
 
   async transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R> {
-    return untilUndisturbed(() => {
-      const attempt = new TransactionAttempt(async (tx: Tx) => {
-        const result = await work(tx)
-        await this.#assertUsable(tx)
-        return result
-      }, this.#ended)
-      return attempt.through((callback) => this.#executor.transaction(callback, options))
-    })
+    return this.#runner.transaction(work, options)
   }
 
   async enlist<R>(tx: Tx, work: (tx: Tx) => Promise<R>): Promise<R> {
@@ -106,15 +103,19 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     return work(tx)
   }
 
+  async nested<R>(tx: Tx, work: () => Promise<R>): Promise<R> {
+    return this.#runner.nested(tx, work)
+  }
+
   async write(
     outcomes: readonly Outcome[],
     tx?: Tx,
     { announce = false }: { readonly announce?: boolean } = {},
   ): Promise<readonly OutcomeResult[]> {
-    if (tx) this.#executor.assertTransaction(tx)
     if (outcomes.length === 0) return []
-    const rows = await this.#run<Written>(
-      writeStatement(this.#tables, outcomes, announce),
+    assertMoments(outcomes)
+    const rows = await this.#runner.run<Written>(
+      this.#statementOf(outcomes, announce),
       tx,
       tx ? postgresError : postgresWriteError,
     )
@@ -125,41 +126,51 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   }
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
-    const rows = await this.#run<Row>(leaseStatement(this.#tables, limit, leaseMs))
-    return rows.map(leasedEvent)
+    const rows = await this.#runner.run<Row & { leased_at: number }>(
+      leaseStatement(this.#tables, limit, leaseMs),
+    )
+    return rows.map((row) => ({ ...storedEvent(row), leasedAt: row.leased_at }))
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
     const held = leases.map(({ id, attempt }) => ({ id, attempt }))
-    const rows = await this.#run<{ id: string }>(extendStatement(this.#tables, held, leaseMs))
+    const rows = await this.#runner.run<{ id: string }>(extendStatement(this.#tables, held, leaseMs))
     return rows.map(({ id }) => id)
   }
 
+  async keep(id: string, keepMs: number): Promise<void> {
+    assertMilliseconds(keepMs)
+    await this.#runner.run(keepStatement(this.#tables, id, keepMs))
+  }
+
   async getPayload(id: string, tx?: Tx): Promise<Uint8Array | undefined> {
-    const [row] = await this.#run<{ data: Uint8Array }>(payloadStatement(this.#tables, id), tx)
+    const [row] = await this.#runner.run<{ data: Uint8Array }>(payloadStatement(this.#tables, id), tx)
     return row?.data
   }
 
   async purge(limit: number): Promise<Purged> {
-    const [row] = await this.#run<Purged>(purgeStatement(this.#tables, limit))
+    const [row] = await this.#runner.run<Purged>(purgeStatement(this.#tables, limit))
     return { events: row?.events ?? 0, payloads: row?.payloads ?? 0 }
   }
 
-  async listDead({ limit, ids, type, after }: DeadQuery): Promise<DeadPage> {
-    const [diedAt = '0', seq = '0'] = after?.split('-') ?? []
+  async listDead({ limit, ids, type, after }: DeadQuery, tx?: Tx): Promise<DeadPage> {
+    const [diedAt, seq] = after ?? [0, '0']
     const statement = deadStatement(this.#tables, { limit, ids, type, diedAt, seq })
-    const rows = await this.#run<Row & { error: string; died_at: string; seq: string }>(statement)
+    const rows = await this.#runner.run<Row & { error: string; died_at: string; seq: string }>(statement, tx)
     const last = rows.at(-1)
     const events = rows.map((row) => ({
-      ...leasedEvent(row),
+      ...storedEvent(row),
       error: row.error,
       diedAt: Number(row.died_at) / 1000,
     }))
-    return { events, ...(last && rows.length === limit && { next: `${last.died_at}-${last.seq}` }) }
+    return { events, ...(last && rows.length === limit && { next: [Number(last.died_at), last.seq] }) }
   }
 
-  async stats(): Promise<StorageStats> {
-    const [row] = await this.#run<StorageStats & { oldest: number | null }>(statsStatement(this.#tables))
+  async stats(tx?: Tx): Promise<StorageStats> {
+    const [row] = await this.#runner.run<StorageStats & { oldest: number | null }>(
+      statsStatement(this.#tables),
+      tx,
+    )
     if (!row) throw new Error('a query without FROM has one row')
     return { due: row.due, leased: row.leased, dead: row.dead, oldestDueMs: row.oldest }
   }
@@ -178,7 +189,7 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
       return event && !appended.has(event.id) ? [{ n, id: event.id, outcome }] : []
     })
     if (duplicates.length === 0) return results
-    const rows = await this.#run<{ id: string; fingerprint: string | null }>(
+    const rows = await this.#runner.run<{ id: string; fingerprint: string | null }>(
       fingerprintStatement(
         this.#tables,
         duplicates.map(({ id }) => id),
@@ -198,36 +209,12 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     return results
   }
 
-  // A statement that failed aborts the transaction. Should the callback go on regardless, Postgres would answer COMMIT
-  // with a rollback and no error.
-  async #assertUsable(tx: Tx): Promise<void> {
-    const failure = this.#failures.get(tx as object)
-    if (!failure) return
+  #statementOf(outcomes: readonly Outcome[], announce: boolean): Statement {
     try {
-      await this.#executor.query('SELECT 1 AS usable', [], tx)
-    } catch {
-      throw failure
+      return writeStatement(this.#tables, outcomes, announce)
+    } catch (error) {
+      throw postgresError(error)
     }
-  }
-
-  async #run<Result>(
-    { text, parameters }: Statement,
-    tx?: Tx,
-    map: (error: unknown) => Error = postgresError,
-  ): Promise<readonly Result[]> {
-    const query = async (): Promise<readonly Result[]> => {
-      try {
-        return (await this.#executor.query(text, parameters, tx)) as readonly Result[]
-      } catch (error) {
-        throw map(error)
-      }
-    }
-    if (!tx) return untilUndisturbed(query)
-    if (this.#ended.has(tx as object)) throw new TransactionClosedError()
-    return query().catch((failure: Error) => {
-      this.#failures.set(tx as object, failure)
-      throw failure
-    })
   }
 }
 
@@ -235,6 +222,6 @@ function rethrow(error: unknown): never {
   throw postgresError(error)
 }
 
-function leasedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): LeasedEvent {
+function storedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): StoredEvent {
   return { id, type, body, headers: JSON.parse(headers), createdAt: created_at, attempt, uncounted }
 }

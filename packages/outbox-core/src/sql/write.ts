@@ -6,11 +6,10 @@ import {
   BODY_COLUMNS,
   bodyColumns,
   bodyFrom,
-  due,
   isFingerprinted,
-  momentIn,
 } from './append.ts'
 import { BYTES_COLUMNS, Bytes } from './bytes.ts'
+import { due, momentIn } from './moments.ts'
 import { Parts, type Row } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
 import { isSingle, singleStatement } from './single.ts'
