@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import type { Outbox, OutboxOptions } from 'outbox-core'
+import type { Outbox, OutboxOptions, Storage } from 'outbox-core'
 import type { PostgresStorageOptions } from 'outbox-core/sql'
 import type { Backend, BackendTraits, Place, RawEvent, RawPayload } from 'outbox-core/testing'
 import pg from 'pg'
@@ -24,6 +24,16 @@ export async function rawClient(url: string): Promise<RawClient> {
   const client = new pg.Client(url)
   await client.connect()
   return client
+}
+
+/** Runs a part of a transaction, which every Postgres can take back. */
+export function partOf<Tx, TxOptions, R>(
+  storage: Storage<Tx, TxOptions>,
+  tx: Tx,
+  work: () => Promise<R>,
+): Promise<R> {
+  if (!storage.nested) throw new Error('Postgres has savepoints')
+  return storage.nested(tx, work)
 }
 
 /** A Postgres backend: a schema of its own for every place. */

@@ -1,8 +1,9 @@
 import { PGlite } from '@electric-sql/pglite'
 import { drizzle } from 'drizzle-orm/pglite'
+import { OutboxEventBus } from 'outbox-core'
 import { outboxContract, until } from 'outbox-core/testing'
-import { afterAll, beforeAll, describe, test } from 'vitest'
-import { postgresBackend, rawClient } from '../../../test/postgres-backend.ts'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { partOf, postgresBackend, rawClient } from '../../../test/postgres-backend.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { PostgresDrizzleOutbox } from '../src/index.ts'
 import { nodePostgres, pglite, postgresJs } from './clients.ts'
@@ -28,6 +29,24 @@ describe('in this process', () => {
     end: async () => {},
   })
   outboxContract(postgresBackend('Drizzle on PGlite', raw, () => pglite(lite), { singleClient: true }))
+
+  test('a statement that failed in a part of a transaction on PGlite leaves the rest of it', async () => {
+    const db = drizzle(lite)
+    const outbox = new PostgresDrizzleOutbox(db, { tables: { events: 'parts', payloads: 'parts_store' } })
+    await outbox.initialize()
+    const bus = new OutboxEventBus(outbox)
+    await outbox.transaction(async (tx) => {
+      await bus.emit('before', 1)
+      const failing = partOf(outbox.storage, tx, async () => {
+        await bus.emit('inside', 1)
+        await tx.execute('SELECT 1 / 0')
+      })
+      await expect(failing).rejects.toThrow()
+      await bus.emit('after', 1)
+    })
+    const { rows } = await lite.query('SELECT type FROM parts ORDER BY seq')
+    expect(rows).toEqual([{ type: 'before' }, { type: 'after' }])
+  })
 
   test('is woken through LISTEN on PGlite, whatever the case of its names', async () => {
     for (const tables of [{}, { events: 'Own_Events', payloads: 'Own_Store' }]) {

@@ -91,11 +91,12 @@ describe.skipIf(url === undefined)('query plans on a large table', () => {
       ])
       await storage.write([{ append: [next(`after ${statistics}`, 'second')], put: [], remove: [] }])
       await storage.getPayload('claim-49000')
+      await storage.keep('event-4', 60_000)
       await storage.purge(100)
       await storage.listDead({ limit: 100 })
       await storage.listDead({ limit: 100, ids: ['event-1', 'event-5'] })
       const queries = client.queries.splice(0)
-      expect(queries).toHaveLength(11)
+      expect(queries).toHaveLength(12)
       const scanning: object[] = []
       for (const query of queries) {
         const tables = await scanned(query)

@@ -8,6 +8,8 @@ import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { FaultyNetwork } from '../../../test/faults/proxy.ts'
 import { postgresFaults } from '../../../test/postgres-faults.ts'
+import { postgresParts } from '../../../test/postgres-parts.ts'
+import { postgresRefusals } from '../../../test/postgres-refusals.ts'
 import { postgresSuite } from '../../../test/postgres-suite.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { PostgresDrizzleOutbox, type PostgresListener } from '../src/index.ts'
@@ -39,6 +41,10 @@ describe.skipIf(url === undefined)('Postgres', () => {
   postgresSuite('Drizzle on postgres.js', url, postgresJs)
   postgresFaults('Drizzle on node-postgres, faults', url, nodePostgres)
   postgresFaults('Drizzle on postgres.js, faults', url, postgresJs)
+  postgresParts('Drizzle on node-postgres, parts', url, nodePostgres)
+  postgresParts('Drizzle on postgres.js, parts', url, postgresJs)
+  postgresRefusals('Drizzle on node-postgres, refusals', url, nodePostgres)
+  postgresRefusals('Drizzle on postgres.js, refusals', url, postgresJs)
 
   describe('Drizzle', () => {
     const schema = `drizzle_${randomUUID().slice(0, 8)}`

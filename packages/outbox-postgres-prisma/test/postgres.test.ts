@@ -4,6 +4,8 @@ import { OutboxEventBus } from 'outbox-core'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { postgresFaults } from '../../../test/postgres-faults.ts'
+import { postgresParts } from '../../../test/postgres-parts.ts'
+import { postgresRefusals } from '../../../test/postgres-refusals.ts'
 import { postgresSuite } from '../../../test/postgres-suite.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { PostgresPrismaOutbox } from '../src/index.ts'
@@ -16,6 +18,8 @@ describe.skipIf(url === undefined)('Postgres', () => {
   if (url === undefined) return
   postgresSuite('Prisma on adapter-pg', url, (...args) => connect(PrismaClient, ...args))
   postgresFaults('Prisma on adapter-pg, faults', url, (...args) => connect(PrismaClient, ...args))
+  postgresParts('Prisma on adapter-pg, parts', url, (...args) => connect(PrismaClient, ...args))
+  postgresRefusals('Prisma on adapter-pg, refusals', url, (...args) => connect(PrismaClient, ...args))
 
   describe('Prisma', () => {
     const schema = `prisma_${randomUUID().slice(0, 8)}`

@@ -17,16 +17,22 @@ const MISSING: Readonly<Record<string, string>> = {
   '3F000': 'create the schema first, or set the option "schema"',
 }
 const SERIALIZATION = /^(40001|40P01|P2034)$/
-// Data, constraints, the server's own limits: what was refused now is refused for ever.
-const REFUSED = /^(22...|23...|54...)$/
-// Connections, resources, operator intervention, locks, timeouts.
-const TRANSIENT = /^(08...|53...|57P..|40...|55P03|57014|25P03)$/
+// Data, constraints, triggers that raise, the server's and the drivers' own limits: refused now is refused for ever.
+const REFUSED =
+  /^(22...|23...|44000|54...|P0001|ERR_STRING_TOO_LONG|ERR_BUFFER_TOO_LARGE|ERR_OUT_OF_RANGE|MAX_PARAMETERS_EXCEEDED|UNDEFINED_VALUE)$/
+// These tell sizes, no data.
+const LIMIT = /^54...$/
+const REFUSED_BY_PRISMA =
+  /^(P20(0[02-7]|1[129]|2[039]|33)|LengthMismatch|ValueOutOfRange|InvalidInputValue|\w+(Constraint|Restrict)Violation|PrismaClientValidationError)$/
+const REFUSED_TEXT = /^invalid (string|array|typed array) length/i
+// Connections, resources, operator intervention, locks, timeouts, a standby that was or will be the primary.
+const TRANSIENT = /^(08...|53...|57P..|40...|55P03|57014|25P03|25P04|25006|EMFILE|ENFILE)$/
 const UNREACHABLE =
-  /^(ECONNREFUSED|ENOTFOUND|EAI_AGAIN|CONNECT_TIMEOUT|P1001|P1002|P2024|57P03|53300|DatabaseNotReachable|TooManyConnections)$/
+  /^(ECONNREFUSED|ENOTFOUND|EAI_AGAIN|CONNECT_TIMEOUT|P1001|P1002|P2024|P2037|57P03|53300|DatabaseNotReachable|TooManyConnections)$/
 const DISCONNECTED =
-  /^(08...|57P0.|ECONN\w+|EPIPE|ETIMEDOUT|CONNECTION_(CLOSED|DESTROYED|ENDED)|P1008|P1017|ConnectionClosed|SocketTimeout)$/
+  /^(08...|57P0.|ECONN\w+|EPIPE|ETIMEDOUT|E(HOST|NET)(UNREACH|DOWN)|ERR_STREAM_\w+|ERR_SOCKET_CLOSED|CONNECTION_(CLOSED|DESTROYED)|P1008|P1017|ConnectionClosed|SocketTimeout)$/
 const UNREACHABLE_TEXT =
-  /when trying to connect|due to connection timeout|not queryable|connection error and is not/i
+  /^connect E|when trying to connect|due to connection timeout|not queryable|connection error and is not/i
 const DISCONNECTED_TEXT = /connection (terminated|ended|closed)|server closed|query read timeout/i
 // A client that its user has closed does not come back.
 const CLOSED_TEXT = /after calling end on the pool|client was closed|PGlite is closed/i
@@ -56,7 +62,18 @@ export function postgresError(thrown: unknown): OutboxError {
   return new StorageError(`Postgres failed (${code}: ${cause.message}); nothing was written`, {
     cause,
     transient,
-    refused: failure.is(REFUSED),
+    refused: failure.isRefusal,
+  })
+}
+
+/** What was thrown while a statement was put together, by what it was to hold: nothing was sent. */
+export function postgresStatementError(thrown: unknown): OutboxError {
+  const { name } = toError(thrown)
+  return new StorageError(`what was to be written can't be sent to Postgres (${name}); nothing was written`, {
+    // Its message may quote the data.
+    cause: Object.assign(new Error('the statement could not be put together'), { name }),
+    transient: false,
+    refused: true,
   })
 }
 
@@ -89,6 +106,8 @@ interface Failure {
   readonly codes: readonly string[]
   /** What the driver said, freed of what may hold a payload: parameters, rows, statements. */
   readonly cause: Error
+  /** Whether it is what was sent that is at fault, whenever it is sent. */
+  readonly isRefusal: boolean
   is(...patterns: readonly RegExp[]): boolean
   says(...patterns: readonly RegExp[]): boolean
 }
@@ -101,11 +120,13 @@ function read(thrown: unknown): Failure {
     error = error.cause
   }
   const codes = chain.flatMap(codesOf)
-  const cause = freed(chain.at(-1) as Error, codes)
+  const last = chain.at(-1) as Error
+  const names = [...codes, ...chain.map(({ name }) => name)]
+  const is = (...patterns: RegExp[]) => names.some((name) => patterns.some((pattern) => pattern.test(name)))
+  const isRefusal = is(REFUSED, REFUSED_BY_PRISMA) || REFUSED_TEXT.test(last.message)
+  const cause = freed(last, codes, isRefusal)
   return {
-    codes,
-    cause,
-    is: (...patterns) => codes.some((code) => patterns.some((pattern) => pattern.test(code))),
+    ...{ codes, cause, isRefusal, is },
     says: (...patterns) => patterns.some((pattern) => pattern.test(cause.message)),
   }
 }
@@ -136,11 +157,11 @@ function adapterCause(error: Error): AdapterCause | undefined {
   return typeof cause === 'object' && cause !== null && !(cause instanceof Error) ? cause : undefined
 }
 
-function freed(error: Error, codes: readonly string[]): Error {
+function freed(error: Error, codes: readonly string[], isRefusal: boolean): Error {
   const original = adapterCause(error)?.originalMessage
   const said = typeof original === 'string' ? original : lastLine(error.message)
   // Drizzle's own message quotes the parameters, and complaints about data may quote the data.
-  const quotes = 'params' in error || codes.some((code) => /^2[23]...$/.test(code))
+  const quotes = 'params' in error || (isRefusal && !codes.some((code) => LIMIT.test(code)))
   const clean: Error & { code?: string } = new Error(quotes ? 'the statement was refused' : said)
   clean.name = error.name
   if (codes[0] !== undefined) clean.code = codes[0]

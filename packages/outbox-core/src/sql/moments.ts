@@ -37,8 +37,7 @@ function assertMoment(when: When): void {
   assertMilliseconds('at' in when ? when.at : when.inMs)
 }
 
-/** @throws StorageError that says it was refused */
-export function assertMilliseconds(value: number): void {
+function assertMilliseconds(value: number): void {
   if (Number.isFinite(value)) return
   throw new StorageError('a moment is not a finite number of milliseconds; nothing was written', {
     transient: false,

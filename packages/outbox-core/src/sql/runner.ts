@@ -1,6 +1,6 @@
-import { TransactionClosedError } from '../errors.ts'
+import { StorageError, TransactionClosedError } from '../errors.ts'
 import { postgresError } from './errors.ts'
-import type { PostgresExecutor } from './executor.ts'
+import type { PostgresExecutor, PostgresParameter } from './executor.ts'
 import type { Statement } from './statements.ts'
 import { TransactionAttempt, untilUndisturbed } from './transaction.ts'
 
@@ -27,6 +27,7 @@ export class StatementRunner<Tx, TxOptions> {
         throw map(error)
       }
     }
+    assertSendable(parameters)
     if (tx === undefined) return untilUndisturbed(query)
     this.#executor.assertTransaction(tx)
     if (this.#ended.has(tx as object)) throw new TransactionClosedError()
@@ -95,4 +96,19 @@ export class StatementRunner<Tx, TxOptions> {
 
 function command(text: string): Statement {
   return { text, parameters: [] }
+}
+
+// Drivers disagree about anything else: some refuse it, some send its name, Prisma makes null of it.
+function assertSendable(parameters: readonly PostgresParameter[]): void {
+  for (const value of parameters) {
+    const isSendable =
+      typeof value === 'number'
+        ? Number.isFinite(value)
+        : typeof value === 'string' || value === null || ArrayBuffer.isView(value)
+    if (isSendable) continue
+    throw new StorageError('a parameter is no text, finite number, bytes or null; nothing was written', {
+      transient: false,
+      refused: true,
+    })
+  }
 }

@@ -21,13 +21,13 @@ const isAt = (part: string): string => `ctid = ANY (ARRAY(SELECT place FROM ${pa
 export function leaseStatement({ events }: PostgresTables, limit: number, leaseMs: number): Statement {
   return {
     text: `WITH due AS MATERIALIZED (
-        SELECT ctid AS place, seq, visible_at AS due_at FROM ${events} WHERE state < 2 AND visible_at <= now()
+        SELECT ctid AS place, id, visible_at AS due_at FROM ${events} WHERE state < 2 AND visible_at <= now()
         ORDER BY visible_at, seq LIMIT $1::int FOR UPDATE SKIP LOCKED
       ), leased AS (
         UPDATE ${events} SET state = ${STATE.leased}, attempt = attempt + 1,
           visible_at = now() + $2::float8 * interval '1 millisecond'
         WHERE ${isAt('due')} RETURNING ${EVENT_COLUMNS}, ${CREATED_AT}, seq
-      ) SELECT ${EVENT_COLUMNS}, created_at, ${milliseconds('now()')} AS leased_at FROM leased JOIN due USING (seq) ORDER BY due_at, seq`,
+      ) SELECT ${EVENT_COLUMNS}, created_at, ${milliseconds('now()')} AS leased_at FROM leased JOIN due USING (id) ORDER BY due_at, seq`,
     parameters: [limit, leaseMs],
   }
 }

@@ -12,10 +12,10 @@ import type {
   StoredEvent,
 } from '../storage.ts'
 import { isFingerprinted } from './append.ts'
-import { postgresError, postgresWriteError } from './errors.ts'
+import { postgresError, postgresStatementError, postgresWriteError } from './errors.ts'
 import type { PostgresExecutor, PostgresListener } from './executor.ts'
 import { listenOn } from './listen.ts'
-import { assertMilliseconds, assertMoments } from './moments.ts'
+import { assertMoments } from './moments.ts'
 import { StatementRunner } from './runner.ts'
 import { migratePostgres, type PostgresTableOptions, type PostgresTables, postgresTables } from './schema.ts'
 import {
@@ -139,7 +139,6 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   }
 
   async keep(id: string, keepMs: number): Promise<void> {
-    assertMilliseconds(keepMs)
     await this.#runner.run(keepStatement(this.#tables, id, keepMs))
   }
 
@@ -213,7 +212,7 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     try {
       return writeStatement(this.#tables, outcomes, announce)
     } catch (error) {
-      throw postgresError(error)
+      throw postgresStatementError(error)
     }
   }
 }
