@@ -66,6 +66,30 @@ export function postgresRefusals<Tx, TxOptions>(
       await expect(storage.keep('a', Number.NaN)).rejects.toMatchObject(refused)
     })
 
+    test('a moment that is none is refused before anything is sent', async () => {
+      const { client, outbox } = await place.initialized(1)
+      const { storage } = outbox
+      await storage.write([appending(newEvent({ id: 'a' }))])
+      const [lease] = await storage.lease(1, LEASE_MS)
+      if (!lease) throw new Error('one was written')
+      const before = client.statements()
+      const { id, attempt } = lease
+      for (const ms of [Number.NaN, Number.POSITIVE_INFINITY]) {
+        for (const outcome of [
+          appending(newEvent({ due: { inMs: ms } }), newEvent()),
+          putting({ at: ms }),
+          settling({ kind: 'retry', id, attempt, delayMs: ms, error: null, counted: true }),
+          settling({ kind: 'complete', id, attempt, keepMs: ms }),
+        ]) {
+          await expect(storage.write([outcome])).rejects.toMatchObject(refused)
+          await expect(storage.write([appending(newEvent()), outcome])).rejects.toMatchObject(refused)
+        }
+        await expect(storage.keep('a', ms)).rejects.toMatchObject(refused)
+        await expect(storage.lease(ms, LEASE_MS)).rejects.toMatchObject(refused)
+      }
+      expect(client.statements()).toBe(before)
+    })
+
     test('constraints, triggers and sizes of the server’s and the driver’s own; without a word of the data', async () => {
       const { outbox } = await place.initialized(1)
       const { storage } = outbox

@@ -94,6 +94,24 @@ describe.skipIf(url === undefined)('parts of a transaction and Drizzle’s own s
     })
   })
 
+  test('after a part, postgres.js refuses the commit for what failed outside of it, as ever', async () => {
+    const [, [, db]] = databases
+    const outbox = new PostgresDrizzleOutbox(db, { schema, logger: false })
+    const bus = new OutboxEventBus(outbox)
+    for (const fails of [true, false]) {
+      const swallowing = outbox.transaction(async (tx) => {
+        await bus.emit('before', 1)
+        const part = partOf(outbox.storage, tx, async () => {
+          if (fails) await tx.execute('SELECT 1 / 0')
+        })
+        await part.catch(() => {})
+        await Promise.resolve(tx.execute('SELECT 2 / 0')).catch(() => {})
+      })
+      await expect(swallowing).rejects.toMatchObject({ cause: { code: '22012' } })
+    }
+    expect(await types()).toEqual([])
+  })
+
   test('a client that its user has closed does not come back', async () => {
     const closed = postgres(url, { max: 1 })
     const bus = new OutboxEventBus(
