@@ -122,4 +122,14 @@ describe.skipIf(url === undefined)('query plans on a large table', () => {
     if (!lease) throw new Error('a lease is a query')
     expect(await scanned(lease)).toEqual([])
   })
+
+  // Logical replication brings the rows to a new primary, not where the sequence was.
+  test('a lease returns every event once, also where numbers were given twice', async () => {
+    const { storage } = client.outbox({ schema, tables: { events: 'twice', payloads: 'twice_store' } })
+    await storage.initialize()
+    await raw.query(`INSERT INTO ${schema}.twice (id, seq, type, body, headers, created_at, visible_at)
+      OVERRIDING SYSTEM VALUE SELECT 'event-' || n, n % 3, 'type', '{}', '{}', now(), now() FROM generate_series(1, 9) AS n`)
+    const ids = (await storage.lease(10, 60_000)).map(({ id }) => id)
+    expect(ids.sort()).toEqual(Array.from({ length: 9 }, (_, n) => `event-${n + 1}`))
+  })
 })
