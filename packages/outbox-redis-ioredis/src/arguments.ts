@@ -3,6 +3,7 @@ import {
   type Outcome,
   type PayloadRecord,
   type Settlement,
+  StorageError,
   TransactionTooLargeError,
   type When,
 } from 'outbox-core'
@@ -10,7 +11,7 @@ import { APPEND } from './scripts/append.ts'
 import type { Script } from './scripts/script.ts'
 import { WRITE } from './scripts/write.ts'
 
-type Argument = string | Buffer
+export type Argument = string | Buffer
 
 /** How the write script is to write. */
 export interface Writing {
@@ -22,6 +23,30 @@ export interface Writing {
 
 // Beyond 1,048,576 of them Redis 6.2 closes the connection.
 const MOST_ARGUMENTS = 1_000_000
+
+// As far as a Date goes, which leaves room for the sum with now.
+const FARTHEST = 8_640_000_000_000_000
+
+/**
+ * The only way for a number into the arguments of a script, or of a command. Lua reads "nan" and "inf" as numbers, of
+ * which Redis would find out after the first change, or never: what is sorted by them is not found again.
+ *
+ * @throws StorageError
+ */
+export function numeral(value: number): string {
+  if (typeof value === 'number' && Math.abs(value) <= FARTHEST) return String(value)
+  const what = typeof value === 'number' ? value : `a ${typeof value}`
+  throw new StorageError(`${what} is no number of milliseconds or events; nothing was written`, {
+    transient: false,
+    refused: true,
+  })
+}
+
+/** When a payload expires, as `SET` takes it. @throws StorageError */
+export function expiryArguments(expires: When): readonly ['PX' | 'PXAT', string] {
+  const [at, delay] = whenArguments(expires)
+  return at === '' ? ['PX', numeral(Math.max(1, Math.round(Number(delay))))] : ['PXAT', at]
+}
 
 /** The script that writes outcomes, the lesser one where it can, and its arguments. @throws TransactionTooLargeError */
 export function scriptFor(
@@ -78,7 +103,7 @@ function settlementArguments(settle: Settlement): Argument[] {
   const ms = kind === 'complete' ? settle.keepMs : kind === 'retry' ? settle.delayMs : 0
   const error = kind === 'bury' || kind === 'retry' ? (settle.error ?? '') : ''
   const counted = kind === 'retry' && !settle.counted ? '0' : '1'
-  return [kind, id, String(attempt), String(ms), error, counted]
+  return [kind, id, String(attempt), numeral(ms), error, counted]
 }
 
 function eventArguments({ id, type, body, headers, due }: NewEvent): Argument[] {
@@ -92,5 +117,5 @@ function payloadArguments({ id, data, expires }: PayloadRecord): Argument[] {
 
 function whenArguments(when: When): [string, string] {
   // Redis takes no moment before 1.
-  return 'at' in when ? [String(Math.max(1, Math.round(when.at))), ''] : ['', String(when.inMs)]
+  return 'at' in when ? [numeral(Math.max(1, Math.round(when.at))), ''] : ['', numeral(when.inMs)]
 }

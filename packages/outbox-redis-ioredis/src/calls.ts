@@ -1,9 +1,8 @@
+import type { Argument } from './arguments.ts'
 import type { RedisClient, RedisScripts, RedisTransaction } from './client.ts'
 import { isUnknownScript, redisError, redisWriteError } from './errors.ts'
 import type { Script } from './scripts/script.ts'
 import { scriptsOnce } from './send-once.ts'
-
-type Argument = string | Buffer
 
 /** Runs scripts on the outbox's keys, by their hashes. */
 export class RedisCalls {

@@ -23,8 +23,8 @@ export interface RedisTransaction {
 export interface RedisClient<Tx extends RedisTransaction> extends RedisScripts {
   readonly isCluster?: boolean
   getBuffer(key: string): Promise<Buffer | null>
-  set(key: string, value: Buffer, unit: 'PX', ms: number): Promise<unknown>
-  set(key: string, value: Buffer, unit: 'PXAT', ms: number): Promise<unknown>
+  set(key: string, value: Buffer, unit: 'PX', ms: string): Promise<unknown>
+  set(key: string, value: Buffer, unit: 'PXAT', ms: string): Promise<unknown>
   publish(channel: string, message: string): Promise<number>
   multi(): Tx
   pipeline(): Tx
@@ -36,4 +36,18 @@ export interface RedisListener {
   unsubscribe(channel: string): Promise<unknown>
   on(event: 'message', listener: (channel: string) => void): unknown
   off(event: 'message', listener: (channel: string) => void): unknown
+}
+
+/** A command of ioredis, as far as it is used. */
+export interface Command {
+  readonly name: string
+  readonly promise: Promise<unknown>
+  reject(error: Error): void
+  toWritable(socket: object): string | Buffer
+}
+
+/** Where ioredis sends its commands, or collects those of a `multi()` or `pipeline()`. */
+export interface Commander {
+  readonly options?: object
+  sendCommand?: ((command: Command) => unknown) | undefined
 }

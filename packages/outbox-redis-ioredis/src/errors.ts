@@ -1,43 +1,62 @@
 import { OutboxError, StorageError, toError, UnknownOutcomeError } from 'outbox-core'
+import { TAKEN } from './scripts/script.ts'
 
-// Redis 6.2 says where in a script a command was refused before it says why.
-const REPLY = '(?:^|@user_script: ?\\d+: -?)'
+// What Redis answers begins with a code. Redis 6.2 says where in a script a command was refused before it says why.
+const REPLY = '^(?:ERR Error running script \\(call to \\w+\\): @user_script: ?\\d+: ?-?)?'
 
-// Replies after which the same command may succeed later, and what ioredis says of lost connections.
-const TRANSIENT_REPLY = new RegExp(
-  `${REPLY}(?:OOM|READONLY|LOADING|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|NOREPLICAS|MISCONF)\\b`,
+// The same command may succeed later: memory, disk, replication, failover, resharding, somebody's long script.
+const PASSING = new RegExp(
+  `${REPLY}(?:(?:OOM|READONLY|LOADING|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|NOREPLICAS|MISCONF)\\b|ERR (?:max number of clients|.*Script killed by user))`,
 )
 const WRONG_TYPE = new RegExp(`${REPLY}WRONGTYPE\\b`)
 const READ_ONLY = new RegExp(`${REPLY}READONLY\\b`)
+// Under the general ERR, Redis tells values that it doesn't take only by its words.
+const REFUSED = new RegExp(
+  `${REPLY}(?:WRONGTYPE .* ${TAKEN}|ERR (?:${[
+    'value is not (?:a valid float|an integer)',
+    'value is out of range',
+    'min or max is not a float',
+    'hash value is not',
+    'increment or decrement would overflow',
+    'increment would produce NaN',
+    'resulting score is not a number',
+    'invalid expire time',
+    'string exceeds maximum allowed size',
+    'Protocol error: invalid (?:multi)?bulk length',
+    'Protocol error: too big',
+  ].join('|')}))`,
+)
+
+// What ioredis and Node say of a connection: what was sent may have been executed, or was never sent.
+const LOST_NAMES = ['AbortError', 'MaxRetriesPerRequestError', 'ParserError']
 const LOST =
   /connection is closed|connection lost|max retries per request|ECONNRESET|EPIPE|ETIMEDOUT|command timed out|socket timeout|aborted due to connection close/i
 const NEVER_SENT =
-  /stream isn't writeable|ECONNREFUSED|ENOTFOUND|EAI_AGAIN|cluster isn't ready|none of startup nodes|failed to refresh slots/i
+  /stream isn't writeable|ECONNREFUSED|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|EAI_AGAIN|cluster isn't ready|none of startup nodes|failed to refresh slots|node is disconnected|too many cluster redirections/i
+// Of Node, whose buffers and strings ioredis fills before it sends anything.
+const UNSENDABLE = [
+  'ERR_INVALID_ARG_TYPE',
+  'ERR_INVALID_ARG_VALUE',
+  'ERR_OUT_OF_RANGE',
+  'ERR_STRING_TOO_LONG',
+]
+
+type Kind = 'passing' | 'lost' | 'refused' | 'other'
 
 /** What ioredis threw, as an error of this library. */
 export function redisError(thrown: unknown): OutboxError {
-  if (thrown instanceof OutboxError) return thrown
-  const cause = reason(toError(thrown))
-  const { message } = cause
-  const transient = TRANSIENT_REPLY.test(message) || LOST.test(message) || NEVER_SENT.test(message)
-  const advice = WRONG_TYPE.test(message)
-    ? '; a key of the outbox holds something else: remove it or choose another prefix'
-    : ''
-  return new StorageError(`Redis failed (${message})${advice}`, { cause, transient })
+  return thrown instanceof OutboxError ? thrown : storageError(reason(toError(thrown)), '')
 }
 
 /** The same for a write: when the connection is gone, nobody knows whether it was applied. */
 export function redisWriteError(thrown: unknown): OutboxError {
   if (thrown instanceof OutboxError) return thrown
   const cause = reason(toError(thrown))
-  if (LOST.test(cause.message)) {
-    return new UnknownOutcomeError(
-      `the connection to Redis was lost during a write (${cause.message}); it may or may not have happened`,
-      { cause },
-    )
-  }
-  const { message, transient } = redisError(cause) as StorageError
-  return new StorageError(`${message}; nothing was written`, { cause, transient })
+  if (kindOf(cause) !== 'lost') return storageError(cause, '; nothing was written')
+  return new UnknownOutcomeError(
+    `the connection to Redis was lost during a write (${cause.message}); it may or may not have happened`,
+    { cause },
+  )
 }
 
 /** Whether a script has to be sent again with its text. */
@@ -50,10 +69,39 @@ export function isReadOnly({ message }: Error): boolean {
   return READ_ONLY.test(message)
 }
 
-// EXECABORT itself does not say why. ioredis's errors carry the command's arguments, which are payloads.
+function storageError(cause: Error, written: string): StorageError {
+  const { message } = cause
+  const kind = kindOf(cause)
+  const advice = WRONG_TYPE.test(message)
+    ? '; a key of the outbox holds something else: remove it or choose another prefix'
+    : ''
+  return new StorageError(`Redis failed (${message})${advice}${written}`, {
+    cause,
+    transient: kind === 'passing' || kind === 'lost',
+    refused: kind === 'refused',
+  })
+}
+
+function kindOf(error: Error & { readonly code?: unknown }): Kind {
+  const { name, message, code } = error
+  // Replies name keys, which may say anything.
+  if (isReply(error)) return PASSING.test(message) ? 'passing' : REFUSED.test(message) ? 'refused' : 'other'
+  const said = `${message} ${code}`
+  if (LOST_NAMES.includes(name) || LOST.test(said)) return 'lost'
+  if (NEVER_SENT.test(said)) return 'passing'
+  // V8 has no code for a command that is longer than a string can be.
+  const isUnsendable = UNSENDABLE.includes(String(code)) || message === 'Invalid string length'
+  return isUnsendable ? 'refused' : 'other'
+}
+
+/** Whether the server has said so: of `redis-errors`, which every client may have its own of. */
+function isReply({ name }: Error): boolean {
+  return name === 'ReplyError'
+}
+
+// EXEC does not say why a command before it was refused. ioredis's errors carry the command's arguments, which are payloads.
 function reason(error: Error & { readonly previousErrors?: readonly Error[] }): Error {
-  const said: Error & { readonly code?: unknown } =
-    (error.message.startsWith('EXECABORT') && error.previousErrors?.[0]) || error
+  const said: Error & { readonly code?: unknown } = error.previousErrors?.find(isReply) ?? error
   const clean: Error & { code?: unknown } = new Error(said.message)
   clean.name = said.name
   if (said.code !== undefined) clean.code = said.code

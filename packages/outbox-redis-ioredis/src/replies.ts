@@ -1,4 +1,4 @@
-import type { DeadEvent, LeasedEvent, OutcomeResult } from 'outbox-core'
+import type { DeadEvent, LeasedEvent, OutcomeResult, StoredEvent } from 'outbox-core'
 
 export const APPLIED: OutcomeResult = { status: 'applied' }
 export const LOST: OutcomeResult = { status: 'lost' }
@@ -11,20 +11,21 @@ export function outcomeResult(reply: string): OutcomeResult {
 }
 
 /** What the lease script says. */
-export function leasedEvents(fields: readonly string[]): LeasedEvent[] {
-  return rows(fields, 7).map(leasedEvent)
+export function leasedEvents([now, ...fields]: readonly string[]): LeasedEvent[] {
+  const leasedAt = Number(now)
+  return rows(fields, 7).map((row) => ({ ...storedEvent(row), leasedAt }))
 }
 
 /** What the script for dead letters says of them. */
 export function deadEvents(fields: readonly string[]): DeadEvent[] {
   return rows(fields, 9).map((row) => ({
-    ...leasedEvent(row),
+    ...storedEvent(row),
     error: row[7] ?? '',
     diedAt: Number(row[8]),
   }))
 }
 
-function leasedEvent(row: readonly string[]): LeasedEvent {
+function storedEvent(row: readonly string[]): StoredEvent {
   const [id = '', type = '', body = '', headers = '{}', created, attempt, uncounted] = row
   return {
     id,

@@ -1,18 +1,4 @@
-import type { RedisClient, RedisScripts, RedisTransaction } from './client.ts'
-
-/** A command of ioredis, as far as it is used. */
-interface Command {
-  readonly name: string
-  readonly promise: Promise<unknown>
-  reject(error: Error): void
-  toWritable(socket: object): string | Buffer
-}
-
-/** Where ioredis sends its commands, or collects those of a `multi()` or `pipeline()`. */
-interface Commander {
-  readonly options?: object
-  sendCommand?(command: Command): unknown
-}
+import type { Command, Commander, RedisClient, RedisScripts, RedisTransaction } from './client.ts'
 
 /** What is sent in the place of a command that is not sent again. */
 const INSTEAD = {

@@ -12,18 +12,19 @@ import type {
   StorageLimits,
   StorageStats,
 } from 'outbox-core'
-import { scriptFor } from './arguments.ts'
+import { expiryArguments, numeral, scriptFor } from './arguments.ts'
 import { RedisCalls } from './calls.ts'
 import type { RedisClient, RedisListener, RedisTransaction } from './client.ts'
 import { redisError, redisWriteError } from './errors.ts'
 import { listenOn } from './listening.ts'
-import type { Queued } from './queued.ts'
-import { APPLIED, deadEvents, LOST, leasedEvents, outcomeResult } from './replies.ts'
+import type { EventState, Known } from './queued.ts'
+import { APPLIED, deadEvents, leasedEvents, outcomeResult } from './replies.ts'
 import { checkServer, type Keys, keysOf, payloadKey } from './schema.ts'
 import { APPEND } from './scripts/append.ts'
 import { DEAD } from './scripts/dead.ts'
 import { EXTEND } from './scripts/extend.ts'
 import { JUDGE } from './scripts/judge.ts'
+import { KEEP } from './scripts/keep.ts'
 import { LEASE } from './scripts/lease.ts'
 import { PURGE } from './scripts/purge.ts'
 import { STATS } from './scripts/stats.ts'
@@ -42,6 +43,7 @@ const LIMIT_BYTES = 128 * 1024 * 1024
 export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
   readonly writesTogether = true
+  readonly client: object
   readonly #redis: RedisClient<Tx>
   readonly #keys: Keys
   readonly #calls: RedisCalls
@@ -54,13 +56,14 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
 
   constructor(redis: RedisClient<Tx>, { prefix, allowEviction, listener, notify }: RedisStorageOptions) {
     const keys = keysOf(prefix)
+    this.client = redis
     this.#redis = redis
     this.#keys = keys
     this.#calls = new RedisCalls(redis, keys.root)
     this.#allowEviction = allowEviction
     this.#transactions = new RedisTransactions(redis)
     if (listener) this.listen = (wake) => listenOn(listener, keys.channel, wake)
-    if (notify) this.announce = async () => void (await redis.publish(keys.channel, ''))
+    if (notify) this.announce = () => this.#announce()
   }
 
   async initialize(): Promise<void> {
@@ -76,11 +79,11 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
 
   async transaction<R>(work: (tx: Tx) => Promise<R>): Promise<R> {
     const tx = this.#redis.multi()
-    const queued = this.#transactions.queued(tx)
+    this.#transactions.queued(tx)
     try {
       const result = await work(tx)
       // The callback may have executed it.
-      this.#transactions.queued(tx)
+      const queued = this.#transactions.queued(tx)
       inspectReplies(await this.#exec(tx), queued)
       return result
     } finally {
@@ -93,12 +96,16 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
     return work(tx)
   }
 
+  nested<R>(tx: Tx, work: () => Promise<R>): Promise<R> {
+    return this.#transactions.nested(tx, work)
+  }
+
   async write(
     outcomes: readonly Outcome[],
     tx?: Tx,
     { announce = false }: { readonly announce?: boolean } = {},
   ): Promise<readonly OutcomeResult[]> {
-    if (tx) return this.#queue(outcomes, tx, this.#transactions.queued(tx))
+    if (tx) return this.#queue(outcomes, tx)
     if (outcomes.length === 0) return []
     const record = loneRecord(outcomes)
     if (record) return [await this.#put(record)]
@@ -108,12 +115,16 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   }
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
-    return leasedEvents((await this.#calls.run(LEASE, [String(limit), String(leaseMs)])) as string[])
+    return leasedEvents((await this.#calls.run(LEASE, [numeral(limit), numeral(leaseMs)])) as string[])
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
     const held = leases.flatMap(({ id, attempt }) => [id, String(attempt)])
-    return (await this.#calls.run(EXTEND, [String(leaseMs), ...held])) as string[]
+    return (await this.#calls.run(EXTEND, [numeral(leaseMs), ...held])) as string[]
+  }
+
+  async keep(id: string, keepMs: number): Promise<void> {
+    await this.#calls.run(KEEP, [id, numeral(keepMs)])
   }
 
   async getPayload(id: string, tx?: Tx): Promise<Uint8Array | undefined> {
@@ -128,22 +139,22 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
 
   async purge(limit: number): Promise<Purged> {
     // Redis itself removes expired payloads.
-    return { events: Number(await this.#calls.run(PURGE, [String(limit)])), payloads: 0 }
+    return { events: Number(await this.#calls.run(PURGE, [numeral(limit)])), payloads: 0 }
   }
 
   async listDead({ limit, ids = [], type = '', after }: DeadQuery): Promise<DeadPage> {
     const events: DeadEvent[] = []
-    let [, died = '-inf', id = ''] = /^(\d+)-(.*)$/s.exec(after ?? '') ?? []
+    let [died, id] = after ? [numeral(after[0]), after[1]] : ['', '']
     // The script looks at so many at once that no other client waits for long.
     do {
-      const wanted = String(limit - events.length)
+      const wanted = numeral(limit - events.length)
       const reply = (await this.#calls.run(DEAD, [wanted, type, died, id, ...ids])) as string[]
       const [lastDied = '', lastId = '', ...fields] = reply
       died = lastDied
       id = lastId
       events.push(...deadEvents(fields))
     } while (died !== '' && events.length < limit)
-    return { events, ...(died !== '' && { next: `${died}-${id}` }) }
+    return { events, ...(died !== '' && { next: [Number(died), id] as const }) }
   }
 
   async stats(): Promise<StorageStats> {
@@ -158,60 +169,59 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
 
   async close(): Promise<void> {}
 
+  async #announce(): Promise<void> {
+    try {
+      await this.#redis.publish(this.#keys.channel, '')
+    } catch (error) {
+      throw redisError(error)
+    }
+  }
+
   // Without a script's copies of the bytes. ioredis may send it again: that puts the same once more.
   async #put({ id, data, expires }: PayloadRecord): Promise<OutcomeResult> {
     const key = payloadKey(this.#keys, id)
     const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength)
-    const ms = Math.max(1, Math.round('at' in expires ? expires.at : expires.inMs))
+    const [unit, ms] = expiryArguments(expires)
     try {
-      await ('at' in expires
-        ? this.#redis.set(key, bytes, 'PXAT', ms)
-        : this.#redis.set(key, bytes, 'PX', ms))
+      await (unit === 'PX' ? this.#redis.set(key, bytes, 'PX', ms) : this.#redis.set(key, bytes, 'PXAT', ms))
       return APPLIED
     } catch (error) {
       throw redisWriteError(error)
     }
   }
 
-  /** Queues outcomes into a MULTI. What would refuse them is asked now: at EXEC the other commands are applied all the same. */
-  async #queue(outcomes: readonly Outcome[], tx: Tx, queued: Queued): Promise<readonly OutcomeResult[]> {
-    const results: OutcomeResult[] = []
-    const accepted: Outcome[] = []
-    for (const outcome of outcomes) {
-      const result = await this.#judge(outcome, queued)
-      results.push(result)
-      if (result !== APPLIED) continue
-      queued.add(outcome)
-      accepted.push(outcome)
-    }
-    if (accepted.length > 0) {
-      const { script, args } = scriptFor(accepted, { whenFull: true })
-      if (script !== APPEND) queued.writes.push({ position: tx.length - 1, outcomes: accepted })
-      // With its text: an unknown hash would fail in the middle of the MULTI and leave the rest applied.
-      tx.eval(script.text, 1, this.#keys.root, args)
-    }
+  /**
+   * Queues outcomes into a MULTI. What would refuse them is asked now: at EXEC the other commands are applied all the same.
+   */
+  async #queue(outcomes: readonly Outcome[], tx: Tx): Promise<readonly OutcomeResult[]> {
+    this.#transactions.queued(tx)
+    const known = await Promise.all(outcomes.map((outcome) => this.#known(outcome)))
+    // Meanwhile the transaction may have ended, or been given the same.
+    const queued = this.#transactions.queued(tx)
+    const results = outcomes.map((outcome, index) => queued.judge(outcome, known[index] as Known))
+    const accepted = outcomes.filter((_, index) => results[index] === APPLIED)
+    if (accepted.length === 0) return results
+    const { script, args } = scriptFor(accepted, { whenFull: true })
+    for (const outcome of accepted) queued.add(outcome)
+    if (script !== APPEND)
+      queued.writes.push({ position: this.#transactions.count(tx) - 1, outcomes: accepted })
+    // With its text: an unknown hash would fail in the middle of the MULTI and leave the rest applied.
+    tx.eval(script.text, 1, this.#keys.root, args)
     return results
   }
 
-  /** What would become of an outcome now, after those that the transaction holds already. */
-  async #judge({ settle, append: [event] }: Outcome, queued: Queued): Promise<OutcomeResult> {
-    if (settle) {
-      if (queued.hasSettled(settle.id)) return LOST
-      const { state, attempt } = await this.#known(settle.id)
-      const needed = settle.kind === 'revive' || settle.kind === 'discard' ? 'dead' : 'leased'
-      if (state !== needed || Number(attempt) !== settle.attempt) return LOST
-    }
-    if (!event || event.fingerprint === null) return APPLIED
-    const earlier = queued.fingerprint(event.id)
-    if (earlier !== undefined) return { status: 'duplicate', fingerprint: earlier }
-    const { state, fingerprint } = await this.#known(event.id)
-    return state === undefined ? APPLIED : { status: 'duplicate', fingerprint: fingerprint || null }
+  /** What Redis knows of the events that decide about an outcome. */
+  async #known({ settle, append: [event] }: Outcome): Promise<Known> {
+    const [settled, appended] = await Promise.all([
+      settle && this.#state(settle.id),
+      event && event.fingerprint !== null ? this.#state(event.id) : undefined,
+    ])
+    return { settled, appended }
   }
 
-  async #known(id: string): Promise<{ state?: string; attempt?: string; fingerprint?: string }> {
-    const fields = (await this.#calls.run(JUDGE, [id])) as string[]
-    const [state, attempt, fingerprint] = fields
-    return state === undefined ? {} : { state, attempt: attempt ?? '', fingerprint: fingerprint ?? '' }
+  async #state(id: string): Promise<EventState | undefined> {
+    const [state, attempt = '', fingerprint = ''] = (await this.#calls.run(JUDGE, [id])) as string[]
+    return state === undefined ? undefined : { state, attempt, fingerprint }
   }
 
   async #exec(tx: Tx): Promise<[Error | null, unknown][] | null> {

@@ -5,8 +5,9 @@ import {
   TransactionClosedError,
   TransactionMissingError,
 } from 'outbox-core'
-import type { RedisTransaction } from './client.ts'
+import type { Commander, RedisTransaction } from './client.ts'
 import { isReadOnly, redisError } from './errors.ts'
+import { HeldCommands } from './holding.ts'
 import { Queued } from './queued.ts'
 import { sendOnce } from './send-once.ts'
 
@@ -20,6 +21,8 @@ interface Pipeline {
 export class RedisTransactions<Tx extends RedisTransaction> {
   readonly #redis: unknown
   readonly #queued = new WeakMap<Tx, Queued>()
+  readonly #held = new WeakMap<Tx, HeldCommands[]>()
+  readonly #ended = new WeakSet<Tx>()
 
   constructor(redis: unknown) {
     this.#redis = redis
@@ -27,9 +30,9 @@ export class RedisTransactions<Tx extends RedisTransaction> {
 
   /** @throws ForeignTransactionError, TransactionMissingError, TransactionClosedError */
   queued(tx: Tx): Queued {
-    const known = this.#queued.get(tx)
-    if (known?.ended) throw new TransactionClosedError()
+    if (this.#ended.has(tx)) throw new TransactionClosedError()
     this.#assertOpen(tx)
+    const known = this.#queued.get(tx)
     if (known) return known
     sendOnce(tx, 'exec')
     const queued = new Queued()
@@ -38,12 +41,38 @@ export class RedisTransactions<Tx extends RedisTransaction> {
   }
 
   end(tx: Tx): void {
-    const queued = this.#queued.get(tx)
-    if (queued) queued.ended = true
+    this.#ended.add(tx)
+  }
+
+  /** How many commands a transaction has, MULTI and those of its parts among them. */
+  count(tx: Tx): number {
+    return (this.#held.get(tx) ?? []).reduce((sum, { count }) => sum + count, tx.length)
+  }
+
+  /** Hands the commands of a part to what is around it when `work` has succeeded. */
+  async nested<R>(tx: Tx, work: () => Promise<R>): Promise<R> {
+    const outer = this.queued(tx)
+    const part = new Queued(outer)
+    const commands = new HeldCommands(tx as Commander)
+    const held = this.#held.get(tx) ?? []
+    this.#held.set(tx, [...held, commands])
+    this.#queued.set(tx, part)
+    try {
+      const result = await work()
+      this.queued(tx)
+      commands.release()
+      outer.absorb(part)
+      return result
+    } finally {
+      commands.drop()
+      this.#held.set(tx, held)
+      this.#queued.set(tx, outer)
+    }
   }
 
   #assertOpen(tx: Tx): void {
-    if (typeof tx?.eval !== 'function' || typeof tx.exec !== 'function') {
+    const isPipeline = typeof (tx as Commander | undefined)?.sendCommand === 'function'
+    if (!isPipeline || typeof tx.eval !== 'function' || typeof tx.exec !== 'function') {
       throw new ForeignTransactionError('this is no ioredis transaction; pass what redis.multi() returned')
     }
     const { redis, _transactions } = tx as Pipeline

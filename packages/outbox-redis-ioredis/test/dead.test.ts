@@ -1,4 +1,4 @@
-import type { Outcome, Storage } from 'outbox-core'
+import type { DeadCursor, Outcome, Storage } from 'outbox-core'
 import { describe, expect, test } from 'vitest'
 import { opened, url } from './open.ts'
 
@@ -27,7 +27,7 @@ async function bury(storage: Storage<never>, ids: readonly string[], type: (inde
 
 async function pages(storage: Storage<never>, query: { limit: number; type?: string }): Promise<string[]> {
   const ids: string[] = []
-  let after: string | undefined
+  let after: DeadCursor | undefined
   do {
     const page = await storage.listDead({ ...query, ...(after !== undefined && { after }) })
     ids.push(...page.events.map(({ id }) => id))
@@ -59,7 +59,7 @@ describe.skipIf(url === undefined)('Dead letters in Redis', () => {
     await redis.zadd(key('dead'), ...ids.flatMap((id) => ['1', id]))
     const sorted = ids.toSorted()
     expect(await pages(storage as never, { limit: 7 })).toEqual(sorted)
-    const after = `1-${sorted[1_999]}`
+    const after = [1, sorted[1_999] ?? ''] as const
     await redis.zrem(key('dead'), sorted[1_999] ?? '')
     const { events } = await storage.listDead({ limit: 3, after })
     expect(events.map(({ id }) => id)).toEqual(sorted.slice(2_000, 2_003))

@@ -1,4 +1,4 @@
-import { BASICS, type Script, scriptOf } from './script.ts'
+import { BASICS, type Script, scriptOf, TAKEN } from './script.ts'
 
 /**
  * Appends events of generated ids, and puts payloads. A fraction of the write script, which is sent with its text in
@@ -20,7 +20,7 @@ for at = 4, payloads - 1, 6 do
   local key = root .. 'event:' .. ARGV[at]
   local known = redis.pcall('HEXISTS', key, 'state')
   if known == 0 then fresh[at] = key
-  elseif known ~= 1 then return redis.error_reply('WRONGTYPE ' .. key .. ' holds something else') end
+  elseif known ~= 1 then return redis.error_reply('WRONGTYPE ' .. key .. ' ${TAKEN}') end
 end
 if ARGV[2] == '1' then go_on_when_full() end
 local scores, created = {}, text(now)
@@ -33,5 +33,5 @@ end
 for at = payloads + 1, #ARGV, 4 do
   redis.call('SET', root .. 'saga:' .. ARGV[at], ARGV[at + 1], 'PXAT', moment(ARGV[at + 2], ARGV[at + 3]))
 end
-if ARGV[1] ~= '' then redis.call('PUBLISH', ARGV[1], '') end
+announce(ARGV[1])
 `)

@@ -4,12 +4,12 @@ import { type Script, script } from './script.ts'
  * Lists dead letters by when they died, then by id. Looks at no more than a thousand of them at once.
  *
  * KEYS  root
- * ARGV  limit, type ('' for any), died after ('-inf' for all), id after, then ids (none for all)
+ * ARGV  limit, type ('' for any), died after ('' for all), id after, then ids (none for all)
  * Returns died and id of the one it looked at last ('' and '' when there are no more), then for each letter:
  *   id, type, body, headers, created, attempt, uncounted, error, died
  */
 export const DEAD: Script = script(`
-local limit, kind, since, after = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
+local limit, kind, since, after = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), ARGV[4]
 -- Lua's own comparison follows the server's locale, Redis's order does not.
 local function precedes(one, other)
   for position = 1, math.min(#one, #other) do
@@ -39,8 +39,8 @@ if #ARGV > 4 then
   for position = 5, #ARGV do
     local id = ARGV[position]
     local died = redis.call('ZSCORE', dead, id)
-    local seen = died and since ~= '-inf'
-      and (tonumber(died) < tonumber(since) or (died == since and not precedes(after, id)))
+    local at = tonumber(died or '')
+    local seen = died and since and (at < since or (at == since and not precedes(after, id)))
     if died and not seen then wanted[#wanted + 1] = { id, died } end
   end
   table.sort(wanted, function(one, other)
@@ -55,7 +55,10 @@ if #ARGV > 4 then
 end
 
 -- Several may have died in one millisecond, and the one looked at last may be gone.
-local rank, last = redis.call('ZCOUNT', dead, '-inf', '(' .. since), redis.call('ZCOUNT', dead, '-inf', since)
+local rank, last = 0, 0
+if since then
+  rank, last = redis.call('ZCOUNT', dead, '-inf', '(' .. ARGV[3]), redis.call('ZCOUNT', dead, '-inf', ARGV[3])
+end
 while rank < last do
   local middle = math.floor((rank + last) / 2)
   if precedes(after, redis.call('ZRANGE', dead, middle, middle)[1]) then last = middle else rank = middle + 1 end

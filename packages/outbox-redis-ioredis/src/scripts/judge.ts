@@ -1,4 +1,4 @@
-import { type Script, script } from './script.ts'
+import { type Script, script, TAKEN } from './script.ts'
 
 /**
  * Says what is known of an event, before an outcome about it is queued.
@@ -8,6 +8,8 @@ import { type Script, script } from './script.ts'
  * Returns state, attempt, fingerprint; nothing when there is no such event. Fails when its key holds something else.
  */
 export const JUDGE: Script = script(`
-local event = redis.call('HMGET', root .. 'event:' .. ARGV[1], 'state', 'attempt', 'fingerprint')
+local key = root .. 'event:' .. ARGV[1]
+local event = redis.pcall('HMGET', key, 'state', 'attempt', 'fingerprint')
+if event.err then return redis.error_reply('WRONGTYPE ' .. key .. ' ${TAKEN}') end
 return event[1] and event or {}
 `)

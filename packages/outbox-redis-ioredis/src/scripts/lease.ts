@@ -5,7 +5,7 @@ import { type Script, script } from './script.ts'
  *
  * KEYS  root
  * ARGV  limit, milliseconds of the lease
- * Returns for each event: id, type, body, headers, created, attempt, uncounted
+ * Returns now, then for each event: id, type, body, headers, created, attempt, uncounted
  */
 export const LEASE: Script = script(`
 local limit, moment, ends = tonumber(ARGV[1]), text(now), text(now + tonumber(ARGV[2]))
@@ -15,14 +15,14 @@ if #ids < limit then
   waiting = redis.call('ZRANGEBYSCORE', due, '-inf', moment, 'LIMIT', 0, limit - #ids)
   for _, id in ipairs(waiting) do ids[#ids + 1] = id end
 end
-if #ids == 0 then return ids end
+if #ids == 0 then return { moment } end
 go_on_when_full()
-in_chunks(waiting, function(...) redis.call('ZREM', due, ...) end)
-local events, scores, gone = {}, {}, {}
+local events, scores, gone = { moment }, {}, {}
 for _, id in ipairs(ids) do
   local event = event_fields(id, 'attempt', 'type', 'body', 'headers', 'created', 'uncounted')
-  if event then
-    local attempt = text(event[1] + 1)
+  local before = event and tonumber(event[1])
+  if before then
+    local attempt = text(before + 1)
     redis.call('HSET', root .. 'event:' .. id, 'attempt', attempt, 'state', 'leased')
     scores[#scores + 1], scores[#scores + 2] = ends, id
     local base = #events
@@ -33,6 +33,8 @@ for _, id in ipairs(ids) do
   end
 end
 in_chunks(scores, function(...) redis.call('ZADD', leased, ...) end)
+-- Not before: whatever goes wrong, an event is still in one of the sets.
+in_chunks(waiting, function(...) redis.call('ZREM', due, ...) end)
 in_chunks(gone, function(...) redis.call('ZREM', leased, ...) end)
 return events
 `)

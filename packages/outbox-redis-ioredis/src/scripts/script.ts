@@ -12,9 +12,14 @@ local root, time = KEYS[1], redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- Numbers as text without an exponent.
 local function text(number) return string.format('%.0f', number) end
+-- Redis takes no expiry before 1.
 local function moment(at, delay)
   if at ~= '' then return at end
-  return text(now + delay)
+  return text(math.max(1, now + delay))
+end
+-- Everything is written by then: that a user may not publish must not make it look refused.
+local function announce(channel)
+  if channel ~= '' then redis.pcall('PUBLISH', channel, '') end
 end
 -- Memory that is full refuses a script's first write, unless that is one which frees some.
 local function go_on_when_full() redis.call('ZREM', root .. 'leased', '') end
@@ -23,6 +28,9 @@ local function in_chunks(values, call)
   for from = 1, #values, 4000 do call(unpack(values, from, math.min(from + 3999, #values))) end
 end
 `
+
+/** Of an event whose key is somebody else's: it can't be written, whenever it is tried. */
+export const TAKEN = 'holds something else'
 
 /** For scripts that write to several of the sets: before they do. */
 export const ASSERT_TYPES = `

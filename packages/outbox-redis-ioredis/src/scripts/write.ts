@@ -1,4 +1,4 @@
-import { ASSERT_TYPES, type Script, script } from './script.ts'
+import { ASSERT_TYPES, type Script, script, TAKEN } from './script.ts'
 
 /**
  * Applies outcomes: each entirely or not at all.
@@ -55,7 +55,7 @@ for n = 1, tonumber(ARGV[3]) do
   for _, event in ipairs(given) do
     local key = root .. 'event:' .. event[1]
     local known = redis.pcall('HGET', key, 'fingerprint')
-    if type(known) == 'table' then return redis.error_reply('WRONGTYPE ' .. key .. ' holds something else') end
+    if type(known) == 'table' then return redis.error_reply('WRONGTYPE ' .. key .. ' ${TAKEN}') end
     if known and event[7] ~= '' and result ~= 'lost' then result = 'duplicate ' .. known end
     if not known then events[#events + 1] = event end
   end
@@ -77,7 +77,6 @@ end
 
 local function apply_settlement(kind, id, attempt, ms, reason, counted)
   local key = root .. 'event:' .. id
-  redis.call('ZREM', is_dead_letter(kind) and dead or leased, id)
   if kind == 'discard' then
     redis.call('DEL', key)
   elseif kind == 'complete' then
@@ -90,11 +89,13 @@ local function apply_settlement(kind, id, attempt, ms, reason, counted)
     redis.call('HSET', key, 'state', 'waiting', 'uncounted', attempt)
     redis.call('ZADD', due, text(now), id)
   else
-    redis.call('HSET', key, 'state', 'waiting')
-    if reason ~= '' then redis.call('HSET', key, 'error', reason) end
     if counted ~= '1' then redis.call('HINCRBY', key, 'uncounted', 1) end
+    if reason ~= '' then redis.call('HSET', key, 'error', reason) end
+    redis.call('HSET', key, 'state', 'waiting')
     redis.call('ZADD', due, text(now + tonumber(ms)), id)
   end
+  -- Last: whatever goes wrong, the event is still in one of the sets.
+  redis.call('ZREM', is_dead_letter(kind) and dead or leased, id)
 end
 
 if goes_on then go_on_when_full() end
@@ -115,6 +116,6 @@ for _, outcome in ipairs(outcomes) do
 end
 in_chunks(completed, function(...) redis.call('ZREM', leased, ...) end)
 in_chunks(completed_keys, function(...) redis.call('DEL', ...) end)
-if channel ~= '' then redis.call('PUBLISH', channel, '') end
+announce(channel)
 return results
 `)
