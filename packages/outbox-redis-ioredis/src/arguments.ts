@@ -23,6 +23,9 @@ export interface Writing {
 
 // Beyond 1,048,576 of them Redis 6.2 closes the connection.
 const MOST_ARGUMENTS = 1_000_000
+// ioredis makes one string of them. Where it is longer than V8's, it fails in the middle of a MULTI, whose first commands then
+// wait for replies on the connection although they were never sent.
+const MOST_CHARACTERS = 500_000_000
 
 // As far as a Date goes, which leaves room for the sum with now.
 const FARTHEST = 8_640_000_000_000_000
@@ -59,6 +62,9 @@ export function scriptFor(
   const args = [channel, whenFull ? '1' : '0', ...what]
   if (args.length > MOST_ARGUMENTS)
     throw new TransactionTooLargeError('arguments of a script', MOST_ARGUMENTS, args.length)
+  const characters = args.reduce((sum, { length }) => sum + length, 0)
+  if (characters > MOST_CHARACTERS)
+    throw new TransactionTooLargeError('characters in a script', MOST_CHARACTERS, characters)
   return { script, args }
 }
 

@@ -26,23 +26,35 @@ export function payloadKey({ root }: Keys, id: string): string {
  * @returns what is to be warned about
  * @throws UnsupportedBackendError, StorageError when a key of ours holds something else
  */
-export async function checkServer(calls: RedisCalls, allowEviction: boolean): Promise<readonly string[]> {
-  const [info = '', key, kind] = (await calls.run(CHECK)) as string[]
+export async function checkServer(
+  calls: RedisCalls,
+  { allowEviction, channel }: { readonly allowEviction: boolean; readonly channel: string },
+): Promise<readonly string[]> {
+  const [info = '', silence = '', key, kind] = (await calls.run(CHECK, [channel])) as string[]
   if (key !== undefined) {
     // It would make our commands fail in the middle of a MULTI, which Redis does not roll back.
     throw new StorageError(`key "${key}" holds a ${kind}; choose another prefix or remove it`, {
       transient: false,
     })
   }
+  const warnings: string[] = []
+  if (silence !== '') {
+    warnings.push(
+      `this Redis user may not publish on ${channel} (${silence}): other processes find events only at their next poll; allow it with ACL SETUSER … &${channel}`,
+    )
+  }
   if (info === '') {
-    return [
+    warnings.push(
       'this Redis user may not read INFO, so nobody has checked version, maxmemory-policy and AOF; allow it with ACL SETUSER … +info',
-    ]
+    )
+    return warnings
   }
   assertVersion(field(info, 'redis_version'))
   if (!allowEviction) assertNoEviction(field(info, 'maxmemory_policy'))
-  if (field(info, 'aof_enabled') === '1') return []
-  return ['this Redis keeps no append-only file: a restart loses events; set appendonly yes']
+  if (field(info, 'aof_enabled') !== '1') {
+    warnings.push('this Redis keeps no append-only file: a restart loses events; set appendonly yes')
+  }
+  return warnings
 }
 
 function assertVersion(version: string): void {

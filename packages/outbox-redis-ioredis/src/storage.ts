@@ -67,7 +67,10 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   }
 
   async initialize(): Promise<void> {
-    for (const warning of await checkServer(this.#calls, this.#allowEviction)) this.#warnings.add(warning)
+    const channel = this.announce ? this.#keys.channel : ''
+    const allowEviction = this.#allowEviction
+    for (const warning of await checkServer(this.#calls, { allowEviction, channel }))
+      this.#warnings.add(warning)
   }
 
   /** What `initialize` has found, each only once. */

@@ -1,4 +1,4 @@
-import { BASICS, type Script, scriptOf, TAKEN } from './script.ts'
+import { BASICS, type Script, scriptOf } from './script.ts'
 
 /**
  * Appends events of generated ids, and puts payloads. A fraction of the write script, which is sent with its text in
@@ -20,7 +20,7 @@ for at = 4, payloads - 1, 6 do
   local key = root .. 'event:' .. ARGV[at]
   local known = redis.pcall('HEXISTS', key, 'state')
   if known == 0 then fresh[at] = key
-  elseif known ~= 1 then return redis.error_reply('WRONGTYPE ' .. key .. ' ${TAKEN}') end
+  elseif known ~= 1 then return refusal(key, known) end
 end
 if ARGV[2] == '1' then go_on_when_full() end
 local scores, created = {}, text(now)

@@ -1,4 +1,4 @@
-import { type Script, script, TAKEN } from './script.ts'
+import { type Script, script } from './script.ts'
 
 /**
  * Says what is known of an event, before an outcome about it is queued.
@@ -10,6 +10,6 @@ import { type Script, script, TAKEN } from './script.ts'
 export const JUDGE: Script = script(`
 local key = root .. 'event:' .. ARGV[1]
 local event = redis.pcall('HMGET', key, 'state', 'attempt', 'fingerprint')
-if event.err then return redis.error_reply('WRONGTYPE ' .. key .. ' ${TAKEN}') end
+if event.err then return refusal(key, event) end
 return event[1] and event or {}
 `)

@@ -20,9 +20,8 @@ go_on_when_full()
 local events, scores, gone = { moment }, {}, {}
 for _, id in ipairs(ids) do
   local event = event_fields(id, 'attempt', 'type', 'body', 'headers', 'created', 'uncounted')
-  local before = event and tonumber(event[1])
-  if before then
-    local attempt = text(before + 1)
+  if event then
+    local attempt = text((tonumber(event[1]) or 0) + 1)
     redis.call('HSET', root .. 'event:' .. id, 'attempt', attempt, 'state', 'leased')
     scores[#scores + 1], scores[#scores + 2] = ends, id
     local base = #events

@@ -6,6 +6,9 @@ export interface Script {
   readonly sha: string
 }
 
+/** Of an event whose key is somebody else's: it can't be written, whenever it is tried. */
+export const TAKEN = 'holds something else'
+
 /** What every script needs; part of what is sent with each MULTI. */
 export const BASICS = `
 local root, time = KEYS[1], redis.call('TIME')
@@ -16,6 +19,11 @@ local function text(number) return string.format('%.0f', number) end
 local function moment(at, delay)
   if at ~= '' then return at end
   return text(math.max(1, now + delay))
+end
+local function is_taken(reply) return reply.err:find('WRONGTYPE', 1, true) ~= nil end
+-- Why an event can't be written, from what its key was answered.
+local function refusal(key, reply)
+  return is_taken(reply) and redis.error_reply('WRONGTYPE ' .. key .. ' ${TAKEN}') or reply
 end
 -- Everything is written by then: that a user may not publish must not make it look refused.
 local function announce(channel)
@@ -28,9 +36,6 @@ local function in_chunks(values, call)
   for from = 1, #values, 4000 do call(unpack(values, from, math.min(from + 3999, #values))) end
 end
 `
-
-/** Of an event whose key is somebody else's: it can't be written, whenever it is tried. */
-export const TAKEN = 'holds something else'
 
 /** For scripts that write to several of the sets: before they do. */
 export const ASSERT_TYPES = `
@@ -45,8 +50,11 @@ const SHARED = `
 local due, leased, done, dead = root .. 'due', root .. 'leased', root .. 'done', root .. 'dead'
 -- Fields of an event; nil when there is none, or something else is under its key. The first field is one every event has.
 local function event_fields(id, ...)
-  local fields = redis.pcall('HMGET', root .. 'event:' .. id, ...)
-  if not fields.err and fields[1] then return fields end
+  local key = root .. 'event:' .. id
+  local fields = redis.pcall('HMGET', key, ...)
+  if not fields.err then return fields[1] and fields end
+  -- One that only can't be read is not gone: this fails once more, and with it the script.
+  if not is_taken(fields) then redis.call('HMGET', key, ...) end
 end
 `
 

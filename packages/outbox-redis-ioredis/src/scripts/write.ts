@@ -1,4 +1,4 @@
-import { ASSERT_TYPES, type Script, script, TAKEN } from './script.ts'
+import { ASSERT_TYPES, type Script, script } from './script.ts'
 
 /**
  * Applies outcomes: each entirely or not at all.
@@ -55,7 +55,7 @@ for n = 1, tonumber(ARGV[3]) do
   for _, event in ipairs(given) do
     local key = root .. 'event:' .. event[1]
     local known = redis.pcall('HGET', key, 'fingerprint')
-    if type(known) == 'table' then return redis.error_reply('WRONGTYPE ' .. key .. ' ${TAKEN}') end
+    if type(known) == 'table' then return refusal(key, known) end
     if known and event[7] ~= '' and result ~= 'lost' then result = 'duplicate ' .. known end
     if not known then events[#events + 1] = event end
   end
@@ -104,10 +104,10 @@ for _, outcome in ipairs(outcomes) do
   if settle then apply_settlement(unpack(settle)) end
   for _, event in ipairs(events) do
     local is_leased = event[8] == '1'
+    redis.call('ZADD', is_leased and leased or due, moment(event[5], event[6]), event[1])
     redis.call('HSET', root .. 'event:' .. event[1], 'type', event[2], 'body', event[3], 'headers', event[4],
       'fingerprint', event[7], 'created', text(now), 'uncounted', '0',
       'attempt', is_leased and '1' or '0', 'state', is_leased and 'leased' or 'waiting')
-    redis.call('ZADD', is_leased and leased or due, moment(event[5], event[6]), event[1])
   end
   for _, payload in ipairs(payloads) do
     redis.call('SET', root .. 'saga:' .. payload[1], payload[2], 'PXAT', moment(payload[3], payload[4]))
