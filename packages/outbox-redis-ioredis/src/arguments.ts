@@ -37,7 +37,11 @@ const FARTHEST = 8_640_000_000_000_000
  * @throws StorageError
  */
 export function numeral(value: number): string {
-  if (typeof value === 'number' && Math.abs(value) <= FARTHEST) return String(value)
+  return String(checked(value))
+}
+
+function checked(value: number): number {
+  if (typeof value === 'number' && Math.abs(value) <= FARTHEST) return value
   const what = typeof value === 'number' ? value : `a ${typeof value}`
   throw new StorageError(`${what} is no number of milliseconds or events; nothing was written`, {
     transient: false,
@@ -47,8 +51,7 @@ export function numeral(value: number): string {
 
 /** When a payload expires, as `SET` takes it. @throws StorageError */
 export function expiryArguments(expires: When): readonly ['PX' | 'PXAT', string] {
-  const [at, delay] = whenArguments(expires)
-  return at === '' ? ['PX', numeral(Math.max(1, Math.round(Number(delay))))] : ['PXAT', at]
+  return 'at' in expires ? ['PXAT', moment(expires.at)] : ['PX', moment(expires.inMs)]
 }
 
 /** The script that writes outcomes, the lesser one where it can, and its arguments. @throws TransactionTooLargeError */
@@ -122,6 +125,10 @@ function payloadArguments({ id, data, expires }: PayloadRecord): Argument[] {
 }
 
 function whenArguments(when: When): [string, string] {
-  // Redis takes no moment before 1.
-  return 'at' in when ? [numeral(Math.max(1, Math.round(when.at))), ''] : ['', numeral(when.inMs)]
+  return 'at' in when ? [moment(when.at), ''] : ['', numeral(when.inMs)]
+}
+
+/** Redis takes no moment before 1, and no parts of a millisecond. */
+function moment(ms: number): string {
+  return String(Math.max(1, Math.round(checked(ms))))
 }

@@ -148,15 +148,17 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   async listDead({ limit, ids = [], type = '', after }: DeadQuery): Promise<DeadPage> {
     const events: DeadEvent[] = []
     let [died, id] = after ? [numeral(after[0]), after[1]] : ['', '']
+    let wanted = limit
     // The script looks at so many at once that no other client waits for long.
     do {
-      const wanted = numeral(limit - events.length)
-      const reply = (await this.#calls.run(DEAD, [wanted, type, died, id, ...ids])) as string[]
+      const reply = (await this.#calls.run(DEAD, [numeral(wanted), type, died, id, ...ids])) as string[]
       const [lastDied = '', lastId = '', ...fields] = reply
       died = lastDied
       id = lastId
-      events.push(...deadEvents(fields))
-    } while (died !== '' && events.length < limit)
+      const found = deadEvents(fields)
+      events.push(...found)
+      wanted -= found.length
+    } while (died !== '' && wanted > 0)
     return { events, ...(died !== '' && { next: [Number(died), id] as const }) }
   }
 
