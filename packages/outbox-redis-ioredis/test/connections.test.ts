@@ -93,6 +93,7 @@ describe.skipIf(url === undefined)('Connections to Redis', () => {
       outbox.transaction(() => bus.emit('a', {})),
       storage.lease(1, 1_000),
       storage.extend([{ id: 'x', attempt: 1 }], 1_000),
+      storage.keep('x', 1_000),
       storage.getPayload('x'),
       storage.listDead({ limit: 1 }),
       storage.stats(),
@@ -104,7 +105,7 @@ describe.skipIf(url === undefined)('Connections to Redis', () => {
     const codes = (await settled).map((result) =>
       result.status === 'rejected' ? result.reason.code : result,
     )
-    expect(codes).toEqual([UNKNOWN.code, UNKNOWN.code, ...Array(7).fill('OUTBOX_STORAGE')])
+    expect(codes).toEqual([UNKNOWN.code, UNKNOWN.code, ...Array(8).fill('OUTBOX_STORAGE')])
     await expect(storage.stats()).rejects.toThrow(StorageError)
   })
 
