@@ -1,8 +1,8 @@
 import { OutboxError, StorageError, toError, UnknownOutcomeError } from 'outbox-core'
 import { TAKEN } from './scripts/script.ts'
 
-// What Redis answers begins with a code. Redis 6.2 says where in a script a command was refused before it says why.
-const REPLY = '^(?:ERR Error running script \\(call to \\w+\\): @user_script: ?\\d+: ?-?)?'
+// What Redis answers begins with a code. Redis 6.2 says, once or twice, where in a script before it says why.
+const REPLY = '^(?:ERR Error running script \\(call to \\w+\\): )?(?:@user_script: ?\\d+: ?-?)*'
 
 // The same command may succeed later: memory, disk, replication, failover, resharding, somebody's long script.
 const PASSING = new RegExp(
