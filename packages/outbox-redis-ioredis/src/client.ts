@@ -23,6 +23,7 @@ export interface RedisTransaction {
 export interface RedisClient<Tx extends RedisTransaction> extends RedisScripts {
   readonly isCluster?: boolean
   getBuffer(key: string): Promise<Buffer | null>
+  getexBuffer(key: string): Promise<Buffer | null>
   set(key: string, value: Buffer, unit: 'PX', ms: string): Promise<unknown>
   set(key: string, value: Buffer, unit: 'PXAT', ms: string): Promise<unknown>
   publish(channel: string, message: string): Promise<number>

@@ -134,7 +134,10 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
     const queued = tx && this.#transactions.queued(tx).payload(id)
     if (queued) return queued === 'removed' ? undefined : queued
     try {
-      return (await this.#redis.getBuffer(payloadKey(this.#keys, id))) ?? undefined
+      const key = payloadKey(this.#keys, id)
+      // A cluster client may send reads to replicas, which may lag; to Redis, GETEX is a write.
+      const bytes = this.#redis.isCluster ? this.#redis.getexBuffer(key) : this.#redis.getBuffer(key)
+      return (await bytes) ?? undefined
     } catch (error) {
       throw redisError(error)
     }

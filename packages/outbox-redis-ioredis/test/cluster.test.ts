@@ -79,6 +79,33 @@ describe.skipIf(onPath('redis-server') === undefined)('a cluster of three master
     expect(await outbox.stats()).toMatchObject({ due: 0 })
   })
 
+  test('payloads are read where they were written, whatever the client’s scaleReads', async () => {
+    const replica = node(3)
+    const known = async () => ((await replica.cluster('NODES')) as string).split('\n')
+    const master = (await known()).find((line) => line.includes('myself'))?.split(' ')[3] ?? 'none'
+    const [from = 0, to = -1] = ((await known()).find((line) => line.startsWith(master))?.split(' ')[8] ?? '')
+      .split('-')
+      .map(Number)
+    const slotOf = (prefix: string) => replica.cluster('KEYSLOT', `{${prefix}}:`)
+    let prefix = ''
+    for (let n = 0, slot = -1; slot < from || slot > to; n++) {
+      prefix = `reads_${n}`
+      slot = Number(await slotOf(prefix))
+    }
+    const nodes = (cluster?.ports ?? []).map((port) => ({ host: '127.0.0.1', port }))
+    const client = new Cluster(nodes, { scaleReads: 'slave' })
+    closedAfterwards(client as unknown as Redis)
+    await until(() => client.nodes('slave').length === 1)
+    const { storage } = new RedisIoredisOutbox<ChainableCommander>(client, { prefix, logger: false })
+    await replica.config('RESETSTAT')
+    for (let n = 0; n < 20; n++) {
+      const put = [{ id: `${n}`, data: Uint8Array.of(n), expires: { inMs: 60_000 } }]
+      await storage.write([{ append: [], put, remove: [] }])
+      expect([...((await storage.getPayload(`${n}`)) ?? [])]).toEqual([n])
+    }
+    expect(await replica.info('commandstats')).not.toMatch(/cmdstat_get(ex)?:/)
+  })
+
   test('emitters and workers follow a slot that moves and a master that is replaced', async () => {
     const { client, outbox, bus } = await opened('moved_test')
     const handled: number[] = []
