@@ -84,8 +84,11 @@ function storageError(cause: Error, written: string): StorageError {
 
 function kindOf(error: Error & { readonly code?: unknown }): Kind {
   const { name, message, code } = error
+  // By how they begin, also when somebody between has made errors of his own of them.
+  if (PASSING.test(message)) return 'passing'
+  if (REFUSED.test(message)) return 'refused'
   // Replies name keys, which may say anything.
-  if (isReply(error)) return PASSING.test(message) ? 'passing' : REFUSED.test(message) ? 'refused' : 'other'
+  if (isReply(error)) return 'other'
   const said = `${message} ${code}`
   if (LOST_NAMES.includes(name) || LOST.test(said)) return 'lost'
   if (NEVER_SENT.test(said)) return 'passing'

@@ -153,6 +153,7 @@ describe('What a server answers', { timeout: 60_000 }, () => {
     [`${SIX} @user_script: 12: The user executing the script can't run this command or subcommand`, NEITHER],
     // What a reply names may look like anything.
     ['WRONGTYPE {p}:event:ECONNRESET connection is closed holds something else', REFUSED],
+    ['WRONGTYPE {p}:due:ECONNRESET connection is closed holds a string', NEITHER],
     ['WRONGTYPE {p}:event:@user_script:1: OOM holds something else', REFUSED],
   ])('%s', (reply, expected) => {
     for (const classified of [redisError, redisWriteError]) {
