@@ -35,7 +35,7 @@ export interface MongoCollection {
     operations: never[],
     options?: object,
   ): Promise<{ readonly matchedCount: number; readonly upsertedIds: { readonly [index: number]: unknown } }>
-  countDocuments(filter: object): Promise<number>
+  countDocuments(filter: object, options?: object): Promise<number>
   createIndex(keys: never, options?: object): Promise<unknown>
   watch(pipeline?: object[], options?: object): MongoChangeStream
 }

@@ -1,12 +1,14 @@
+import { types } from 'node:util'
 import { OutboxError, StorageError, TransactionTimeoutError, toError, UnknownOutcomeError } from 'outbox-core'
+import { PASSING_CODES, REFUSED_CODES } from './error-codes.ts'
 
 interface MongoError extends Error {
   readonly code?: unknown
+  readonly codeName?: unknown
+  readonly errorResponse?: unknown
   hasErrorLabel?(label: string): boolean
 }
 
-// Not primary, stepping down, shutting down, host unreachable, write conflict, lock timeout, exceeded time limit.
-const TRANSIENT_CODES = [6, 7, 24, 50, 89, 91, 112, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436]
 // The driver names one without its prefix: of a call that was cut short because the server's monitor got no answer.
 const PASSING =
   /^(Mongo(Network|ServerSelection|PoolCleared|WaitQueueTimeout|OperationTimeout|WriteConcern|TopologyClosed)|PoolClearedOnNetwork)/
@@ -19,11 +21,23 @@ const UNANSWERED =
 // The driver lets some errors of the socket through as they are.
 const SOCKET = /^(ECONN\w+|EPIPE|ETIMEDOUT)$/
 
+// What the driver and its encoder refuse before anything is sent.
+const UNSENT = /^(MongoInvalidArgumentError|BSON\w*Error)$/
+const UNENCODABLE = /^ERR_(OUT_OF_RANGE|INVALID_ARG_(TYPE|VALUE))$/
+// Of a typed array that was written to past its end.
+const PAST_THE_END = /offset is out of bounds/i
+
+// Only these carry what the server said about a statement.
+const FROM_THE_SERVER = /^Mongo(Server|BulkWrite|WriteConcern)Error$/
+// Values in quotes and documents in braces: from the first that opens to the last that closes.
+const VALUES = /(?<!\w)['"{](?:.*['"}](?!\w)|.*$)/s
+
+const DUPLICATE_KEY = 11000
 const CONFLICTING_OPERATION_IN_PROGRESS = 117
 const TRANSACTION_EXCEEDED_LIFETIME = 290
 
 export function hasCode(error: unknown, code: number): boolean {
-  return Number((error as MongoError | null)?.code) === code
+  return codeOf(error) === code
 }
 
 /** Whether the driver may run the whole transaction again. */
@@ -31,49 +45,46 @@ export function isTransientInTransaction(error: unknown): boolean {
   return label(error, 'TransientTransactionError')
 }
 
-/** What the driver threw, as an error of this library. */
-function mongoError(thrown: unknown): OutboxError {
+/** What the driver threw, as an error of this library. No document, value or payload is ever part of it. */
+export function mongoError(thrown: unknown): OutboxError {
   if (thrown instanceof OutboxError) return thrown
-  const cause = toError(thrown) as MongoError
-  if (hasCode(cause, CONFLICTING_OPERATION_IN_PROGRESS)) {
+  const error = unwrapped(thrown)
+  const cause = freed(error)
+  if (hasCode(error, CONFLICTING_OPERATION_IN_PROGRESS)) {
     return new StorageError(
       'two operations began in one session at the same time, and MongoDB can only run one after the other; ' +
         'await each operation of the transaction before the next',
       { cause, transient: false },
     )
   }
-  if (hasCode(cause, TRANSACTION_EXCEEDED_LIFETIME)) {
+  if (hasCode(error, TRANSACTION_EXCEEDED_LIFETIME)) {
     return new TransactionTimeoutError(
       'the transaction took longer than transactionLifetimeLimitSeconds of the server allows, and was rolled back; ' +
         'make it smaller, or wait for nothing else in it',
       { cause },
     )
   }
-  const transient =
-    label(cause, 'RetryableWriteError') ||
-    label(cause, 'TransientTransactionError') ||
-    PASSING.test(cause.name) ||
-    SOCKET.test(String(cause.code)) ||
-    TRANSIENT_CODES.some((code) => hasCode(cause, code))
+  const transient = isPassing(error)
   return new StorageError(`MongoDB failed (${said(cause)}); nothing was written`, {
     cause,
     transient,
+    refused: !transient && isRefused(error),
   })
 }
 
 /** The same for a write outside a transaction. */
 export function mongoWriteError(thrown: unknown): OutboxError {
-  const cause = toError(thrown) as MongoError
+  const error = unwrapped(thrown)
   const unanswered =
-    UNANSWERED.test(cause.name) || SOCKET.test(String(cause.code)) || label(cause, 'RetryableWriteError')
-  return unanswered ? unknownOutcome(cause) : mongoError(thrown)
+    UNANSWERED.test(error.name) || SOCKET.test(String(error.code)) || label(error, 'RetryableWriteError')
+  return unanswered ? unknownOutcome(freed(error)) : mongoError(thrown)
 }
 
 /** The same for a commit: it certainly failed only when the server said so. */
 export function mongoCommitError(thrown: unknown): OutboxError {
-  const cause = toError(thrown)
-  const refused = cause.name === 'MongoServerError' && !label(cause, 'UnknownTransactionCommitResult')
-  return refused || isTransientInTransaction(cause) ? mongoError(thrown) : unknownOutcome(cause)
+  const error = unwrapped(thrown)
+  const refused = error.name === 'MongoServerError' && !label(error, 'UnknownTransactionCommitResult')
+  return refused || isTransientInTransaction(error) ? mongoError(thrown) : unknownOutcome(freed(error))
 }
 
 /** Does something with the driver; what it throws becomes an error of this library. */
@@ -88,6 +99,46 @@ export async function mapped<R>(
   }
 }
 
+function isPassing(error: MongoError): boolean {
+  return (
+    label(error, 'RetryableWriteError') ||
+    label(error, 'TransientTransactionError') ||
+    PASSING.test(error.name) ||
+    SOCKET.test(String(error.code)) ||
+    PASSING_CODES.has(codeOf(error)) ||
+    // Two writers of one id at the same moment; the second will find what the first has written.
+    (hasCode(error, DUPLICATE_KEY) && /index: _id_\s/.test(error.message))
+  )
+}
+
+function isRefused(error: MongoError): boolean {
+  return (
+    REFUSED_CODES.has(codeOf(error)) ||
+    UNSENT.test(error.name) ||
+    UNENCODABLE.test(String(error.code)) ||
+    (error.name === 'RangeError' && PAST_THE_END.test(error.message))
+  )
+}
+
+/** What made a bulk write fail, which the driver may wrap: with neither name nor class of its own. */
+function unwrapped(thrown: unknown): MongoError {
+  const error = toError(thrown) as MongoError
+  const isWrapper = error.name === 'MongoBulkWriteError' && types.isNativeError(error.errorResponse)
+  return isWrapper ? (error.errorResponse as MongoError) : error
+}
+
+/** The server's errors have the statement's values in them: the operation, the key, what a validator disliked. */
+function freed(error: MongoError): Error {
+  // The driver must see its own error to run the transaction again, and so must a caller who has begun it.
+  const isForTheDriver = isTransientInTransaction(error) || label(error, 'UnknownTransactionCommitResult')
+  if (isForTheDriver || !FROM_THE_SERVER.test(error.name)) return error
+  const clean: Error & { code?: unknown; codeName?: unknown } = new Error(error.message.replace(VALUES, '…'))
+  clean.name = error.name
+  if (error.code !== undefined) clean.code = codeOf(error)
+  if (error.codeName !== undefined) clean.codeName = String(error.codeName)
+  return clean
+}
+
 function unknownOutcome(cause: Error): UnknownOutcomeError {
   return new UnknownOutcomeError(
     `MongoDB did not confirm a write (${said(cause)}); it may or may not have happened, ` +
@@ -100,6 +151,11 @@ function said({ name, code, message }: MongoError): string {
   const what = `${name}${typeof code === 'number' ? ` ${code}` : ''}: ${message}`
   // A client whose first connection failed never tries another by itself.
   return name === 'MongoTopologyClosedError' ? `${what}; call client.connect()` : what
+}
+
+// A number, or a BSON one where the client promotes none.
+function codeOf(error: unknown): number {
+  return Number((error as MongoError | null)?.code)
 }
 
 function label(error: unknown, name: string): boolean {

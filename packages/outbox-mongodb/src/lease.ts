@@ -7,6 +7,9 @@ import type { EventDocument } from './schema.ts'
 /** Events that are due by the server's clock. */
 export const DUE: object = { open: true, $expr: { $lte: ['$visible', '$$NOW'] } }
 
+/** Events that a worker holds by the server's clock. */
+export const HELD: object = { open: true, state: 'leased', $expr: { $gt: ['$visible', '$$NOW'] } }
+
 // Far more than a batch takes. What is not through by then waits for a document that another transaction holds: one
 // of a process that was killed keeps it for a minute, until the server gives that transaction up.
 const WHOLE_BATCH_MS = 1_000

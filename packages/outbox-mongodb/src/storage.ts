@@ -1,4 +1,5 @@
 import {
+  type DeadCursor,
   type DeadPage,
   type DeadQuery,
   type Lease,
@@ -9,6 +10,7 @@ import {
   type Storage,
   type StorageLimits,
   type StorageStats,
+  type StoredEvent,
   TransactionClosedError,
 } from 'outbox-core'
 import {
@@ -20,9 +22,10 @@ import {
   type MongoTransactionOptions,
 } from './client.ts'
 import { mapped, mongoWriteError } from './errors.ts'
-import { DUE, leaseDue } from './lease.ts'
+import { DUE, HELD, leaseDue } from './lease.ts'
 import { heldFilter, inMs } from './operations.ts'
 import { type CollectionNames, createCollections, type EventDocument } from './schema.ts'
+import { assertMs, assertStorable, LIMIT_BYTES } from './storable.ts'
 import { assertOpen, MAJORITY, transact, within } from './transaction.ts'
 import { watchInserts } from './watch.ts'
 import { OutcomeWriter } from './write.ts'
@@ -39,13 +42,10 @@ const OUR_WAY = {
   useBigInt64: false,
 } as const
 
-// A document has at most 16 MiB; the rest of it needs room as well.
-const LIMIT_BYTES = 16 * 1024 * 1024 - 64 * 1024
-
 export class MongoStorage<Session extends MongoSession> implements Storage<Session, MongoTransactionOptions> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
   readonly writesTogether = true
-  readonly #client: MongoClientLike<Session>
+  readonly client: MongoClientLike<Session>
   readonly #db: MongoDatabase
   readonly #names: CollectionNames
   readonly #events: MongoCollection
@@ -59,7 +59,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
     names: CollectionNames,
     watch: boolean,
   ) {
-    this.#client = client
+    this.client = client
     this.#db = client.db(database, OUR_WAY)
     this.#names = names
     this.#events = this.#db.collection(names.events)
@@ -74,7 +74,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
 
   async transaction<R>(work: (tx: Session) => Promise<R>, options?: MongoTransactionOptions): Promise<R> {
     return transact(
-      this.#client,
+      this.client,
       async (session) => {
         const result = await work(session)
         // The driver takes such an end for the wanted one, and an abort would look like a commit.
@@ -87,35 +87,40 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   }
 
   async enlist<R>(tx: Session, work: (tx: Session) => Promise<R>): Promise<R> {
-    assertOpen(tx, this.#client)
+    assertOpen(tx, this.client)
     return work(tx)
   }
 
   async write(outcomes: readonly Outcome[], tx?: Session): Promise<readonly OutcomeResult[]> {
+    assertStorable(outcomes)
     if (tx) {
-      assertOpen(tx, this.#client)
+      assertOpen(tx, this.client)
       return mapped(this.#writer.write(outcomes, within(tx)))
     }
     if (outcomes.length === 0) return []
     if (this.#writer.isOneOperation(outcomes)) {
       return (await mapped(this.#writer.writeHeld(outcomes, MAJORITY), mongoWriteError)) ?? []
     }
-    const results = await transact(this.#client, async (session) => {
+    const results = await transact(this.client, async (session) => {
       const held = await mapped(this.#writer.writeHeld(outcomes, within(session)))
       if (!held) await mapped(session.abortTransaction())
       return held
     })
     return (
-      results ?? transact(this.#client, (session) => mapped(this.#writer.write(outcomes, within(session))))
+      results ?? transact(this.client, (session) => mapped(this.#writer.write(outcomes, within(session))))
     )
   }
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
-    return (await mapped(leaseDue(this.#events, limit, leaseMs))).map(leasedEvent)
+    assertMs(leaseMs)
+    const taken = await mapped(leaseDue(this.#events, limit, leaseMs))
+    // The server's own time of the lease, without asking for it.
+    return taken.map((event) => ({ ...stored(event), leasedAt: event.visible.getTime() - leaseMs }))
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
     if (leases.length === 0) return []
+    assertMs(leaseMs)
     const filter = heldFilter(leases, 'leased')
     const { matchedCount } = await mapped(
       this.#events.updateMany(filter, [{ $set: { visible: inMs(leaseMs) } }], MAJORITY),
@@ -128,8 +133,14 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
     return leases.filter(({ id }) => !kept.has(id)).map(({ id }) => id)
   }
 
+  async keep(id: string, keepMs: number): Promise<void> {
+    assertMs(keepMs)
+    const visible = [{ $set: { visible: inMs(keepMs) } }]
+    await mapped(this.#events.updateOne({ _id: id, state: 'done' }, visible, MAJORITY), mongoWriteError)
+  }
+
   async getPayload(id: string, tx?: Session): Promise<Uint8Array | undefined> {
-    if (tx) assertOpen(tx, this.#client)
+    if (tx) assertOpen(tx, this.client)
     const filter = { _id: id, $expr: { $gt: ['$expires_at', '$$NOW'] } }
     const [found] = await mapped(
       findAll<{ data: Uint8Array }>(this.#payloads, filter, 1, tx ? within(tx) : {}),
@@ -147,42 +158,40 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
     }
   }
 
-  async listDead({ limit, ids, type, after }: DeadQuery): Promise<DeadPage> {
-    const [, diedAt, id = ''] = /^(\d+)-(.*)$/s.exec(after ?? '') ?? []
-    const died = new Date(Number(diedAt))
+  async listDead({ limit, ids, type, after }: DeadQuery, tx?: Session): Promise<DeadPage> {
+    if (tx) assertOpen(tx, this.client)
     const filter = {
       state: 'dead',
       ...(ids && { _id: { $in: ids } }),
       ...(type !== undefined && { type: { $eq: type } }),
-      ...(diedAt !== undefined && { $or: [{ died: { $gt: died } }, { died, _id: { $gt: id } }] }),
+      ...(after && laterThan(after)),
     }
-    const oldestFirst = { sort: { died: 1, _id: 1 }, limit }
+    const oldestFirst = { ...(tx && within(tx)), sort: { died: 1, _id: 1 }, limit }
     const found = await mapped(findAll<EventDocument>(this.#events, filter, limit, oldestFirst))
     const events = found.map((event) => ({
-      ...leasedEvent(event),
+      ...stored(event),
       error: event.error ?? '',
       diedAt: event.died?.getTime() ?? 0,
     }))
     const last = events.at(-1)
-    return { events, ...(last && events.length === limit && { next: `${last.diedAt}-${last.id}` }) }
+    return { events, ...(last && events.length === limit && { next: [last.diedAt, last.id] }) }
   }
 
-  async stats(): Promise<StorageStats> {
-    const held = { open: true, state: 'leased', $expr: { $gt: ['$visible', '$$NOW'] } }
+  async stats(tx?: Session): Promise<StorageStats> {
+    if (tx) assertOpen(tx, this.client)
+    const session = tx ? within(tx) : {}
     const oldestFirst = {
+      ...session,
       sort: { visible: 1, _id: 1 },
       limit: 1,
       projection: { late: { $subtract: ['$$NOW', '$visible'] } },
     }
-    const [due, leased, dead, oldest] = await mapped(
-      Promise.all([
-        this.#events.countDocuments(DUE),
-        this.#events.countDocuments(held),
-        this.#events.countDocuments({ state: 'dead' }),
-        findAll<{ late: number }>(this.#events, DUE, 1, oldestFirst),
-      ]),
-    )
-    return { due, leased, dead, oldestDueMs: oldest[0]?.late ?? null }
+    // One after the other: a session takes no two at once.
+    const due = await mapped(this.#events.countDocuments(DUE, session))
+    const leased = await mapped(this.#events.countDocuments(HELD, session))
+    const dead = await mapped(this.#events.countDocuments({ state: 'dead' }, session))
+    const [oldest] = await mapped(findAll<{ late: number }>(this.#events, DUE, 1, oldestFirst))
+    return { due, leased, dead, oldestDueMs: oldest?.late ?? null }
   }
 
   async close(): Promise<void> {}
@@ -200,7 +209,12 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   }
 }
 
-function leasedEvent({ _id, type, body, headers, created, attempt, uncounted }: EventDocument): LeasedEvent {
+function laterThan([diedAt, id]: DeadCursor): object {
+  const died = new Date(diedAt)
+  return { $or: [{ died: { $gt: died } }, { died, _id: { $gt: id } }] }
+}
+
+function stored({ _id, type, body, headers, created, attempt, uncounted }: EventDocument): StoredEvent {
   return {
     id: _id,
     type,

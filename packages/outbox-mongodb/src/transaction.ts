@@ -5,7 +5,7 @@ import {
   toError,
 } from 'outbox-core'
 import type { MongoClientLike, MongoSession, MongoTransactionOptions } from './client.ts'
-import { isTransientInTransaction, mongoCommitError } from './errors.ts'
+import { isTransientInTransaction, mongoCommitError, mongoError } from './errors.ts'
 
 export const MAJORITY = { writeConcern: { w: 'majority' } } as const
 
@@ -24,9 +24,11 @@ export async function transact<Session extends MongoSession, R>(
 ): Promise<R> {
   const session = client.startSession()
   let thrown: { readonly error: unknown } | undefined
+  let begun = false
   try {
     let result: R | undefined
     const run = async (): Promise<void> => {
+      begun = true
       thrown = undefined
       try {
         result = await work(session)
@@ -38,8 +40,9 @@ export async function transact<Session extends MongoSession, R>(
     await session.withTransaction(run, { ...DEFAULTS, ...options })
     return result as R
   } catch (error) {
-    // What the callback threw is the caller's own; the rest happened at commit.
-    throw thrown ? thrown.error : mongoCommitError(error)
+    // What the callback threw is the caller's own; the rest happened at commit, unless it was never called.
+    if (thrown) throw thrown.error
+    throw begun ? mongoCommitError(error) : mongoError(error)
   } finally {
     await session.endSession()
   }

@@ -65,7 +65,7 @@ describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
     const [leased] = await storage.lease(10, 60_000)
     expect(leased).toEqual({
       ...{ id: 'order-1', type: 'a', body: '{"n":1}', headers: { 'x.y': 'z' } },
-      ...{ attempt: 1, uncounted: 0, createdAt: expect.any(Number) },
+      ...{ attempt: 1, uncounted: 0, createdAt: expect.any(Number), leasedAt: expect.any(Number) },
     })
     const bury = { kind: 'bury', id: 'order-1', attempt: 1, error: 'because' } as const
     expect(await storage.write([outcome({ settle: bury })])).toEqual([{ status: 'applied' }])

@@ -1,0 +1,46 @@
+import { type Outcome, StorageError } from 'outbox-core'
+
+/** A document has at most 16 MiB; the rest of it needs room as well. */
+export const LIMIT_BYTES: number = 16 * 1024 * 1024 - 64 * 1024
+
+// Less than the 8.64e15 at which JavaScript's dates end, by more than the time that has passed since their beginning.
+const FURTHEST_MS = 8e15
+
+/**
+ * Before the first statement: in a transaction of the user, what the driver refuses halfway would leave the first half.
+ *
+ * @throws StorageError with the event to blame
+ */
+export function assertStorable(outcomes: readonly Outcome[]): void {
+  for (const { settle, append, put } of outcomes) {
+    for (const { due, body } of append) {
+      assertMs('at' in due ? due.at : due.inMs)
+      assertSize(Buffer.byteLength(body))
+    }
+    for (const { expires, data } of put) {
+      assertMs('at' in expires ? expires.at : expires.inMs)
+      assertSize(data.byteLength)
+    }
+    if (settle?.kind === 'retry') assertMs(settle.delayMs)
+    if (settle?.kind === 'complete') assertMs(settle.keepMs)
+    if (settle && 'error' in settle) assertSize(Buffer.byteLength(settle.error ?? ''))
+  }
+}
+
+/**
+ * The driver turns a date that is none into the beginning of 1970, and the server computes dates that no JavaScript reads.
+ *
+ * @throws StorageError with the event to blame
+ */
+export function assertMs(ms: number): void {
+  if (Number.isFinite(ms) && Math.abs(ms) <= FURTHEST_MS) return
+  refuse(`${ms} ms lead to no date that MongoDB and JavaScript both know`)
+}
+
+function assertSize(bytes: number): void {
+  if (bytes > LIMIT_BYTES) refuse(`a document of ${bytes} bytes is larger than MongoDB's`)
+}
+
+function refuse(why: string): never {
+  throw new StorageError(`${why}; nothing was written`, { transient: false, refused: true })
+}
