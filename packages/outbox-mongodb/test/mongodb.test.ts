@@ -14,7 +14,7 @@ import {
   UnsupportedBackendError,
 } from 'outbox-core'
 import { until } from 'outbox-core/testing'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { MongoDBOutbox } from '../src/index.ts'
 import { cleanups, event, opened, outcome } from './opened.ts'
@@ -45,6 +45,45 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     }))
     expect((await during(() => storage.write(complete))).length).toBeLessThanOrEqual(2)
     expect(await during(() => storage.lease(100, 1_000))).toEqual(['find'])
+    expect(await during(() => storage.keep('gone', 1_000))).toEqual(['update'])
+    const looks = await during(() =>
+      storage.transaction(async (session) => {
+        await storage.listDead({ limit: 10 }, session)
+        await storage.stats(session)
+      }),
+    )
+    const counts = ['aggregate', 'aggregate', 'aggregate', 'find']
+    expect(looks).toEqual(['find', ...counts, 'commitTransaction'])
+  })
+
+  test('dead letters and counts in a transaction are those that it sees', async () => {
+    const { outbox } = await opened()
+    const { storage } = outbox
+    await storage.write([outcome({ append: [event('a'), event('b')] })])
+    const [one] = await storage.lease(1, 60_000)
+    const bury = { kind: 'bury', id: one?.id ?? '', attempt: 1, error: 'because' } as const
+    await storage.transaction(async (session) => {
+      await storage.write([outcome({ settle: bury })], session)
+      expect(await storage.stats(session)).toMatchObject({ due: 1, leased: 0, dead: 1 })
+      expect((await storage.listDead({ limit: 10 }, session)).events).toMatchObject([{ id: bury.id }])
+      expect(await storage.stats()).toMatchObject({ due: 1, leased: 1, dead: 0 })
+      expect(await storage.listDead({ limit: 10 })).toEqual({ events: [] })
+    })
+  })
+
+  test('the moment of a lease is the server’s, whatever the process takes for now', async () => {
+    const { outbox } = await opened()
+    const { storage } = outbox
+    await storage.write([outcome({ append: [event('a'), event('b')] })])
+    vi.useFakeTimers({ toFake: ['Date'], now: 0 })
+    try {
+      for (const { createdAt, leasedAt } of await storage.lease(2, 3_600_000)) {
+        expect(leasedAt).toBeGreaterThanOrEqual(createdAt)
+        expect(leasedAt - createdAt).toBeLessThan(60_000)
+      }
+    } finally {
+      vi.useRealTimers()
+    }
   })
 
   test('counts of commands do not grow with the batch', async () => {

@@ -27,10 +27,11 @@ export async function opened(
   options: MongoDBOutboxOptions = {},
   clientOptions: MongoClientOptions = {},
   url = inject('serverUrl') ?? '',
+  Client: typeof MongoClient = MongoClient,
 ): Promise<Opened> {
   const commands: string[] = []
   const database = `t${randomUUID().replaceAll('-', '').slice(0, 20)}`
-  const client = new MongoClient(url, { monitorCommands: true, appName: database, ...clientOptions })
+  const client = new Client(url, { monitorCommands: true, appName: database, ...clientOptions })
   client.on('commandStarted', ({ commandName }) => commands.push(commandName))
   cleanups.push(() => client.close())
   const db = client.db(database)
