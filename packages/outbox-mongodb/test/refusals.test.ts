@@ -200,15 +200,19 @@ describe.skipIf(url === undefined)('MongoDB, refusing', () => {
     const { client, db, outbox, failing } = await opened()
     await failing(['update'], 1, { errorCode: 112, errorLabels: ['TransientTransactionError'] })
     let runs = 0
+    const told: string[] = []
     await client.withSession((session) =>
       session.withTransaction(async () => {
         runs++
         await outbox.storage.write([fine('a'), fine('b')], session).catch((error: Error) => {
+          const text = shown(error)
+          told.push(...FORMS.filter((form) => text.includes(form)))
           throw error.cause
         })
       }),
     )
     expect(runs).toBe(2)
+    expect(told).toEqual([])
     expect(await db.collection('outbox_events').countDocuments()).toBe(2)
   })
 
