@@ -11,7 +11,7 @@ import {
 } from 'outbox-core'
 import { ITEM_BYTES, itemBytes } from './item-size.ts'
 import type { Tables } from './schema.ts'
-import type { TransactItem } from './transaction.ts'
+import type { TransactItem } from './transact-item.ts'
 
 type Put = NonNullable<TransactItem['Put']>
 type Delete = NonNullable<TransactItem['Delete']>

@@ -3,7 +3,7 @@ import { StorageError, TransactionTooLargeError } from 'outbox-core'
 import { type DocumentClient, send } from './client.ts'
 import { isNumber, itemBytes } from './item-size.ts'
 import type { Tables } from './schema.ts'
-import type { TransactItem } from './transaction.ts'
+import type { TransactItem } from './transact-item.ts'
 
 const MOST_ITEMS = 100
 const MOST_BYTES = 4 * 1024 * 1024

@@ -1,9 +1,6 @@
-import type { TransactWriteCommandInput } from '@aws-sdk/lib-dynamodb'
 import { type NewEvent, type PayloadRecord, type Settlement, TransactionClosedError } from 'outbox-core'
 import { assertSize } from './limits.ts'
-
-/** One item of a TransactWriteItems, as lib-dynamodb takes it. */
-export type TransactItem = NonNullable<TransactWriteCommandInput['TransactItems']>[number]
+import type { TransactItem } from './transact-item.ts'
 
 /** What the outbox writes in a transaction, until it is sent. */
 export interface Collected {

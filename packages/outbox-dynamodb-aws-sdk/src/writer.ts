@@ -22,7 +22,8 @@ import { assertSize, Identities } from './limits.ts'
 import { attempted } from './parallel.ts'
 import type { Payloads } from './payloads.ts'
 import type { Tables } from './schema.ts'
-import type { DynamoDBTransaction, TransactItem } from './transaction.ts'
+import type { TransactItem } from './transact-item.ts'
+import type { DynamoDBTransaction } from './transaction.ts'
 
 const MOST_TRIES = 8
 
