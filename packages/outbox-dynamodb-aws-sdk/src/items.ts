@@ -3,13 +3,15 @@ import { crc32 } from 'node:zlib'
 import {
   type Clock,
   EventTooLargeError,
-  type LeasedEvent,
   type NewEvent,
+  type Outcome,
   type PayloadRecord,
   type Settlement,
+  type StoredEvent,
   type When,
 } from 'outbox-core'
 import { ITEM_BYTES, itemBytes } from './item-size.ts'
+import { moment } from './moments.ts'
 import type { Tables } from './schema.ts'
 import type { TransactItem } from './transact-item.ts'
 
@@ -71,7 +73,7 @@ export class Items {
     this.#clock = clock
   }
 
-  /** Appends an event unless its id is taken; a refusal says what is there. @throws EventTooLargeError */
+  /** Appends an event unless its id is taken; a refusal says what is there. @throws EventTooLargeError, StorageError */
   append({ id, type, body, headers, due, leased, fingerprint }: NewEvent): Put {
     const item: EventItem = {
       ...{
@@ -96,16 +98,15 @@ export class Items {
     }
   }
 
-  /** Deletes or changes an event that is held with exactly this attempt number. */
+  /** Deletes or changes an event that is held with exactly this attempt number. @throws StorageError */
   settle(settle: Settlement): TransactItem {
-    const needed = settle.kind === 'revive' || settle.kind === 'discard' ? 'dead' : 'leased'
     const held = {
       TableName: this.#tables.events,
       Key: { id: settle.id },
       ConditionExpression: '#state = :needed AND attempt = :attempt',
       ExpressionAttributeNames: { '#state': 'state' },
     }
-    const values = { ':needed': needed, ':attempt': settle.attempt }
+    const values = { ':needed': neededState(settle), ':attempt': settle.attempt }
     if (settle.kind === 'discard' || (settle.kind === 'complete' && settle.keepMs === 0)) {
       return { Delete: { ...held, ExpressionAttributeValues: values } }
     }
@@ -120,7 +121,7 @@ export class Items {
     }
   }
 
-  /** A payload's item, or several where it is larger than one. */
+  /** A payload's item, or several where it is larger than one. @throws StorageError */
   put({ id, data, expires }: PayloadRecord): Put[] {
     const at = this.#at(expires)
     const parts = Math.max(1, Math.ceil(data.byteLength / PART_BYTES))
@@ -143,6 +144,13 @@ export class Items {
     }))
   }
 
+  /** @throws EventTooLargeError, StorageError: what making its items would throw */
+  check({ settle, append, put }: Outcome): void {
+    if (settle) this.settle(settle)
+    for (const event of append) this.append(event)
+    for (const { expires } of put) this.#at(expires)
+  }
+
   shard(id: string): string {
     return String(crc32(id) % this.#tables.shards)
   }
@@ -161,7 +169,7 @@ export class Items {
           parameters: {
             ':state': 'done',
             ':closed': doneIn(this.shard(settle.id)),
-            ':at': now + settle.keepMs,
+            ':at': moment(now + settle.keepMs),
           },
         }
       case 'bury':
@@ -185,7 +193,7 @@ export class Items {
           ...(error !== null && { names: { '#error': 'error' } }),
           parameters: {
             ':waiting': 'waiting',
-            ':visible': now + delayMs,
+            ':visible': moment(now + delayMs),
             ':pardoned': counted ? 0 : 1,
             ...(error !== null && { ':error': error }),
           },
@@ -195,8 +203,13 @@ export class Items {
   }
 
   #at(when: When): number {
-    return 'at' in when ? Math.round(when.at) : this.#clock.now() + when.inMs
+    return moment('at' in when ? Math.round(when.at) : this.#clock.now() + when.inMs)
   }
+}
+
+/** In which state an event has to be for that. */
+export function neededState({ kind }: Settlement): EventItem['state'] {
+  return kind === 'revive' || kind === 'discard' ? 'dead' : 'leased'
 }
 
 /** Where completed events are found that wait for the end of their retention. */
@@ -214,7 +227,7 @@ export function isPart(id: string): boolean {
   return id.includes('#')
 }
 
-export function leasedEvent({
+export function storedEvent({
   id,
   type,
   body,
@@ -222,6 +235,6 @@ export function leasedEvent({
   created,
   attempt,
   uncounted,
-}: EventItem): LeasedEvent {
+}: EventItem): StoredEvent {
   return { id, type, body, headers: JSON.parse(headers), createdAt: created, attempt, uncounted }
 }

@@ -1,7 +1,7 @@
 import { UpdateCommand } from '@aws-sdk/lib-dynamodb'
 import type { Lease } from 'outbox-core'
 import { type DocumentClient, plain, send } from './client.ts'
-import { unlessRefused } from './errors.ts'
+import { ifConditionHolds } from './errors.ts'
 import type { EventItem } from './items.ts'
 import { attempted, parallel } from './parallel.ts'
 import type { DueEvent, Queries } from './queries.ts'
@@ -50,8 +50,21 @@ export class Leases {
         ExpressionAttributeNames: { '#state': 'state' },
         ExpressionAttributeValues: { ':until': until, ':leased': 'leased', ':attempt': attempt },
       })
-      return (await unlessRefused(send(this.#client, request).then(() => true))) ?? false
+      return (await ifConditionHolds(send(this.#client, request).then(() => true))) ?? false
     })
+  }
+
+  /** Moves the end of a completed event's retention; nothing happens to any other. */
+  async keep(id: string, until: number): Promise<void> {
+    const request = new UpdateCommand({
+      TableName: this.#table,
+      Key: { id },
+      UpdateExpression: 'SET closed_at = :until',
+      ConditionExpression: '#state = :done',
+      ExpressionAttributeNames: { '#state': 'state' },
+      ExpressionAttributeValues: { ':until': until, ':done': 'done' },
+    })
+    await ifConditionHolds(send(this.#client, request))
   }
 
   /** Undefined when someone else has taken or settled the event since the index was read. */
@@ -65,7 +78,7 @@ export class Leases {
       ExpressionAttributeValues: { ':leased': 'leased', ':until': until, ':one': 1, ':visible': visible },
       ReturnValues: 'ALL_NEW',
     })
-    const answer = await unlessRefused(send<{ Attributes: EventItem }>(this.#client, request))
+    const answer = await ifConditionHolds(send<{ Attributes: EventItem }>(this.#client, request))
     return answer && plain(answer.Attributes)
   }
 }

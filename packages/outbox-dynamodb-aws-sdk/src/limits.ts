@@ -98,6 +98,6 @@ function sameItem(table: string, first: number, second: number): StorageError {
   return new StorageError(
     `items ${first + 1} and ${second + 1} of the transaction are the same item of table "${table}", and DynamoDB takes ` +
       'each item once: make one of the two; nothing was sent',
-    { transient: false },
+    { transient: false, refused: true },
   )
 }

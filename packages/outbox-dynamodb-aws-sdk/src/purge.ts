@@ -1,6 +1,6 @@
 import { DeleteCommand, type DeleteCommandInput } from '@aws-sdk/lib-dynamodb'
 import { type DocumentClient, send } from './client.ts'
-import { unlessRefused } from './errors.ts'
+import { ifConditionHolds } from './errors.ts'
 import { isPart } from './items.ts'
 import { parallel } from './parallel.ts'
 import type { Queries } from './queries.ts'
@@ -48,7 +48,7 @@ export class Purge {
   /** Deletes the items that the condition holds for; returns their ids. */
   async #delete(ids: readonly string[], where: Omit<DeleteCommandInput, 'Key'>): Promise<readonly string[]> {
     const deleted = await parallel(ids, (id) =>
-      unlessRefused(send(this.#client, new DeleteCommand({ ...where, Key: { id } })).then(() => true)),
+      ifConditionHolds(send(this.#client, new DeleteCommand({ ...where, Key: { id } })).then(() => true)),
     )
     return ids.filter((_, index) => deleted[index])
   }

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BatchGetCommand, QueryCommand, type QueryCommandInput } from '@aws-sdk/lib-dynamodb'
-import { type DeadQuery, StorageError, type StorageStats } from 'outbox-core'
+import { type DeadCursor, type DeadQuery, StorageError, type StorageStats } from 'outbox-core'
 import { type DocumentClient, plain, send } from './client.ts'
 import { doneIn, type EventItem } from './items.ts'
 import { parallel, whatSucceeds } from './parallel.ts'
@@ -20,6 +20,12 @@ interface ClosedEvent {
 interface ExpiringItem {
   readonly id: string
   readonly expires_ms: number
+}
+
+/** Dead letters, and the index's key of the last one when there may be more. */
+interface DeadItems {
+  readonly events: readonly EventItem[]
+  readonly next?: DeadCursor
 }
 
 interface Page<Item> {
@@ -81,15 +87,10 @@ export class Queries {
   }
 
   /** A page of dead letters, by when they died. */
-  async dead({
-    limit,
-    ids,
-    type,
-    after,
-  }: DeadQuery): Promise<{ events: readonly EventItem[]; next?: string }> {
+  async dead({ limit, ids, type, after }: DeadQuery): Promise<DeadItems> {
     if (ids) return this.#deadById(ids, type, after, limit)
     const events: EventItem[] = []
-    let start = startKey(after)
+    let start: Values | undefined = after && { id: after[1], closed: 'dead', closed_at: after[0] }
     do {
       const more = { Limit: limit - events.length, ...(start && { ExclusiveStartKey: start }) }
       const page = await this.#page<ClosedEvent>(this.#closed('dead'), more)
@@ -97,7 +98,7 @@ export class Queries {
       events.push(...found.filter((event) => isDead(event, type)))
       start = page.LastEvaluatedKey
     } while (start && events.length < limit)
-    return { events, ...(start && { next: `${start['closed_at']}-${start['id']}` }) }
+    return { events, ...(start && { next: [Number(start['closed_at']), String(start['id'])] }) }
   }
 
   async stats(now: number): Promise<StorageStats> {
@@ -115,19 +116,16 @@ export class Queries {
   async #deadById(
     ids: readonly string[],
     type: string | undefined,
-    after: string | undefined,
+    [since, last]: DeadCursor = [-1, ''],
     limit: number,
-  ): Promise<{ events: readonly EventItem[]; next?: string }> {
-    const { closed_at: since = -1, id: last = '' } = startKey(after) ?? {}
+  ): Promise<DeadItems> {
     const found = (await this.#events(ids)).filter((event) => isDead(event, type))
     const events = found
-      .filter(
-        ({ id, closed_at = 0 }) => closed_at > Number(since) || (closed_at === since && id > String(last)),
-      )
+      .filter(({ id, closed_at = 0 }) => closed_at > since || (closed_at === since && id > last))
       .toSorted((a, b) => (a.closed_at ?? 0) - (b.closed_at ?? 0) || (a.id < b.id ? -1 : 1))
       .slice(0, limit)
-    const letter = events.at(-1)
-    return { events, ...(letter && events.length === limit && { next: `${letter.closed_at}-${letter.id}` }) }
+    const letter = events.length === limit ? events.at(-1) : undefined
+    return { events, ...(letter && { next: [letter.closed_at ?? 0, letter.id] }) }
   }
 
   /** Whole events, in the order of their ids. */
@@ -230,10 +228,4 @@ export class Queries {
 
 function isDead(event: EventItem, type: string | undefined): boolean {
   return event.state === 'dead' && (type === undefined || event.type === type)
-}
-
-/** Where a page begins: the index's key of the last letter of the page before. */
-function startKey(after: string | undefined): Record<string, unknown> | undefined {
-  const [, closedAt, id] = /^(\d+)-(.*)$/s.exec(after ?? '') ?? []
-  return closedAt === undefined ? undefined : { id, closed: 'dead', closed_at: Number(closedAt) }
 }

@@ -1,28 +1,28 @@
-import { GetCommand } from '@aws-sdk/lib-dynamodb'
-import {
-  type Clock,
-  type DeadPage,
-  type DeadQuery,
-  ForeignTransactionError,
-  type Lease,
-  type LeasedEvent,
-  type Outcome,
-  type OutcomeResult,
-  type Purged,
-  type Storage,
-  type StorageLimits,
-  type StorageStats,
+import type {
+  Clock,
+  DeadPage,
+  DeadQuery,
+  Lease,
+  LeasedEvent,
+  Outcome,
+  OutcomeResult,
+  Purged,
+  Storage,
+  StorageLimits,
+  StorageStats,
 } from 'outbox-core'
-import { type DocumentClient, plain, send } from './client.ts'
+import type { DocumentClient } from './client.ts'
+import { assertOpen, Collecting } from './collecting.ts'
 import { dynamoError } from './errors.ts'
-import { type EventItem, Items, leasedEvent, PART_BYTES } from './items.ts'
+import { Items, PART_BYTES, storedEvent } from './items.ts'
 import { Leases } from './lease.ts'
+import { moment } from './moments.ts'
 import { Payloads } from './payloads.ts'
 import { prepareTables } from './prepare.ts'
 import { Purge } from './purge.ts'
 import { Queries } from './queries.ts'
 import type { Tables } from './schema.ts'
-import { type Collected, DynamoDBTransaction } from './transaction.ts'
+import { DynamoDBTransaction } from './transaction.ts'
 import { OutcomeWriter } from './writer.ts'
 
 export interface DynamoDBStorageOptions {
@@ -32,31 +32,30 @@ export interface DynamoDBStorageOptions {
   readonly chunkPayloads: boolean
 }
 
-const APPLIED: OutcomeResult = { status: 'applied' }
-const LOST: OutcomeResult = { status: 'lost' }
-
 export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
   readonly limits: StorageLimits
   readonly writesTogether = false
-  readonly #client: DocumentClient
+  readonly client: DocumentClient
   readonly #tables: Tables
   readonly #clock: Clock
   readonly #createTables: boolean
   readonly #payloads: Payloads
   readonly #writer: OutcomeWriter
+  readonly #collecting: Collecting
   readonly #queries: Queries
   readonly #leases: Leases
   readonly #purge: Purge
 
   constructor(client: DocumentClient, options: DynamoDBStorageOptions) {
     const { tables, clock, chunkPayloads: chunks } = options
-    this.#client = client
+    this.client = client
     this.#tables = tables
     this.#clock = clock
     this.#createTables = options.createTables
     this.#payloads = new Payloads(client, tables)
     const items = new Items(tables, clock)
     this.#writer = new OutcomeWriter(client, { tables, items, payloads: this.#payloads, chunks })
+    this.#collecting = new Collecting(client, { tables, items, writer: this.#writer })
     this.#queries = new Queries(client, tables)
     this.#leases = new Leases(client, tables, this.#queries)
     this.#purge = new Purge(client, tables, this.#queries)
@@ -71,14 +70,16 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
   }
 
   async initialize(): Promise<void> {
-    await mapped(prepareTables(this.#client, this.#tables, this.#createTables))
+    await mapped(prepareTables(this.client, this.#tables, this.#createTables))
   }
 
   async transaction<R>(work: (tx: DynamoDBTransaction) => Promise<R>): Promise<R> {
     const tx = new DynamoDBTransaction()
     try {
       const result = await work(tx)
-      await this.#writer.commit(tx)
+      // What comes now is too late to be sent.
+      tx.end()
+      await mapped(this.#writer.commit(tx))
       return result
     } finally {
       tx.end()
@@ -91,23 +92,30 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
     return work(tx)
   }
 
+  nested<R>(tx: DynamoDBTransaction, work: () => Promise<R>): Promise<R> {
+    return this.#collecting.nested(tx, work)
+  }
+
   async write(outcomes: readonly Outcome[], tx?: DynamoDBTransaction): Promise<readonly OutcomeResult[]> {
-    if (!tx) return mapped(this.#writer.write(outcomes))
-    assertOpen(tx)
-    const results: OutcomeResult[] = []
-    for (const outcome of outcomes) results.push(await mapped(this.#collect(outcome, tx)))
-    return results
+    return mapped(tx ? this.#collecting.add(outcomes, tx) : this.#writer.write(outcomes))
   }
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
     const now = this.#clock.now()
-    const leased = await mapped(this.#leases.take(now, limit, now + leaseMs))
-    return leased.map(leasedEvent)
+    const until = moment(now + leaseMs)
+    const leased = await mapped(this.#leases.take(now, limit, until))
+    return leased.map((event) => ({ ...storedEvent(event), leasedAt: now }))
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
-    const kept = await mapped(this.#leases.extend(leases, this.#clock.now() + leaseMs))
+    const until = moment(this.#clock.now() + leaseMs)
+    const kept = await mapped(this.#leases.extend(leases, until))
     return leases.flatMap(({ id }, index) => (kept[index] ? [] : [id]))
+  }
+
+  async keep(id: string, keepMs: number): Promise<void> {
+    const until = moment(this.#clock.now() + keepMs)
+    await mapped(this.#leases.keep(id, until))
   }
 
   async getPayload(id: string, tx?: DynamoDBTransaction): Promise<Uint8Array | undefined> {
@@ -130,7 +138,7 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
   async listDead(query: DeadQuery): Promise<DeadPage> {
     const { events, next } = await mapped(this.#queries.dead(query))
     const letters = events.map((event) => ({
-      ...leasedEvent(event),
+      ...storedEvent(event),
       error: event.error ?? '',
       diedAt: event.closed_at ?? 0,
     }))
@@ -142,55 +150,6 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
   }
 
   async close(): Promise<void> {}
-
-  /** Adds an outcome to a transaction. What would refuse it is asked now; the transaction itself asks again. */
-  async #collect(outcome: Outcome, { collected }: DynamoDBTransaction): Promise<OutcomeResult> {
-    const result = await this.#judge(outcome, collected)
-    if (result !== APPLIED) return result
-    const { settle, append, put, remove } = outcome
-    if (settle) collected.settlements.set(settle.id, settle)
-    for (const event of append) {
-      collected.events.set(event.id, event)
-      if (event.fingerprint !== null)
-        collected.claims.set(
-          event.id,
-          put.map(({ id }) => id),
-        )
-    }
-    for (const id of remove) collected.payloads.set(id, { parts: await this.#writer.parts(id) })
-    for (const record of put) collected.payloads.set(record.id, { ...record, data: record.data.slice() })
-    return APPLIED
-  }
-
-  async #judge(
-    { settle, append: [event] }: Outcome,
-    { settlements, events }: Collected,
-  ): Promise<OutcomeResult> {
-    if (settle) {
-      if (settlements.has(settle.id)) return LOST
-      const known = await this.#event(settle.id)
-      const needed = settle.kind === 'revive' || settle.kind === 'discard' ? 'dead' : 'leased'
-      if (known?.state !== needed || known.attempt !== settle.attempt) return LOST
-    }
-    if (!event || event.fingerprint === null) return APPLIED
-    const earlier = events.get(event.id)
-    if (earlier) return { status: 'duplicate', fingerprint: earlier.fingerprint }
-    const known = await this.#event(event.id)
-    return known ? { status: 'duplicate', fingerprint: known.fingerprint ?? null } : APPLIED
-  }
-
-  async #event(id: string): Promise<EventItem | undefined> {
-    const request = new GetCommand({ TableName: this.#tables.events, Key: { id }, ConsistentRead: true })
-    const { Item } = await send<{ Item?: EventItem }>(this.#client, request)
-    return Item && plain(Item)
-  }
-}
-
-function assertOpen(tx: DynamoDBTransaction): void {
-  if (!(tx instanceof DynamoDBTransaction)) {
-    throw new ForeignTransactionError('this is no transaction of the outbox; take one from outbox.begin()')
-  }
-  tx.assertOpen()
 }
 
 async function mapped<R>(work: Promise<R>): Promise<R> {

@@ -23,6 +23,7 @@ export class DynamoDBTransaction {
     claims: new Map(),
   }
   #ended = false
+  #turn: Promise<unknown> = Promise.resolve()
   #items: (() => readonly TransactItem[]) | undefined
 
   /** Puts an item of your own. @throws TransactionClosedError */
@@ -77,6 +78,30 @@ export class DynamoDBTransaction {
     if (this.#ended) throw new TransactionClosedError()
   }
 
+  /**
+   * Has `work` done after what was begun before it, with what it waits for: as on a connection, whatever comes first
+   * counts first. Called by the outbox.
+   */
+  inTurn<T, R>(awaited: Promise<T>, work: (result: T) => R): Promise<R> {
+    const turn = Promise.allSettled([awaited, this.#turn]).then(([attempt]) => {
+      if (attempt.status === 'rejected') throw attempt.reason
+      return work(attempt.value)
+    })
+    this.#turn = turn
+    return turn
+  }
+
+  /** Notes what it holds; the returned function takes back what came since. Called by the outbox. */
+  savepoint(): () => void {
+    const { length } = this.#own
+    const { events, settlements, payloads, claims } = this.collected
+    const kept = [noted(events), noted(settlements), noted(payloads), noted(claims)]
+    return () => {
+      this.#own.length = length
+      for (const restore of kept) restore()
+    }
+  }
+
   /** Takes nothing more. Called by the outbox. */
   end(): void {
     this.#ended = true
@@ -85,5 +110,14 @@ export class DynamoDBTransaction {
   /** Says how the outbox's part becomes items. Called by the outbox. */
   attach(items: () => readonly TransactItem[]): void {
     this.#items = items
+  }
+}
+
+/** Notes what a map holds; the returned function makes it hold just that again. */
+function noted<Key, Value>(map: Map<Key, Value>): () => void {
+  const entries = [...map]
+  return () => {
+    map.clear()
+    for (const [key, value] of entries) map.set(key, value)
   }
 }

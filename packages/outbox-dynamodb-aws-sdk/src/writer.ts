@@ -7,7 +7,9 @@ import {
   type Outcome,
   type OutcomeResult,
   StorageError,
+  UnknownOutcomeError,
 } from 'outbox-core'
+import { isPassingReason, isRefusedReason, mayPass } from './classification.ts'
 import { type DocumentClient, send } from './client.ts'
 import {
   type Cancellation,
@@ -15,7 +17,6 @@ import {
   dynamoError,
   dynamoWriteError,
   failedCondition,
-  mayPass,
 } from './errors.ts'
 import type { EventItem, Items } from './items.ts'
 import { assertSize, Identities } from './limits.ts'
@@ -60,13 +61,15 @@ export class OutcomeWriter {
       outcomes,
       async (outcome) => this.#results.get(outcome) ?? this.#apply(outcome),
     )
-    const failed = attempts.find((attempt) => attempt.status === 'rejected')
-    if (failed) {
+    const failed = attempts.filter((attempt) => attempt.status === 'rejected')
+    if (failed.length > 0) {
       for (const [index, outcome] of outcomes.entries()) {
         const attempt = attempts[index]
         if (attempt?.status === 'fulfilled') this.#results.set(outcome, attempt.value)
       }
-      throw failed.reason
+      // What passes by itself must not hide what does not: core then writes each by itself.
+      const errors = failed.map(({ reason }) => dynamoError(reason))
+      throw errors.find((error) => !passes(error)) ?? errors[0]
     }
     return attempts.flatMap((attempt) => (attempt.status === 'fulfilled' ? attempt.value : []))
   }
@@ -190,6 +193,11 @@ export class OutcomeWriter {
   }
 }
 
+/** Whether a failure says nothing about what was to be written. */
+function passes(error: Error): boolean {
+  return error instanceof UnknownOutcomeError || (error instanceof StorageError && error.transient)
+}
+
 /** The fingerprint in an event's item, marshalled or not. */
 function fingerprintOf(item: Readonly<Record<string, unknown>> | undefined): string | null {
   const { fingerprint } = (item ?? {}) as { fingerprint?: EventItem['fingerprint'] | { S?: string } }
@@ -202,7 +210,9 @@ function duplicate(item: Readonly<Record<string, unknown>> | undefined): Outcome
 
 /** Why a transaction was refused: by the first of its items that was. */
 function refusal({ reasons, cause }: Cancellation, tx?: DynamoDBTransaction): Error {
-  const failed = reasons.findIndex(({ Code = 'None' }) => Code !== 'None')
+  const refused = reasons.findIndex(isRefusedReason)
+  const failed = refused === -1 ? reasons.findIndex((reason) => !isPassingReason(reason)) : refused
+  if (failed === -1) return dynamoError(cause)
   const { Code, Message = '' } = reasons[failed] ?? {}
   const own = tx?.ownItems.length ?? 0
   const options = { cause: withoutEvents(cause, reasons, own) }
@@ -216,7 +226,7 @@ function refusal({ reasons, cause }: Cancellation, tx?: DynamoDBTransaction): Er
   const what = failed < own ? 'your item' : 'item'
   return new StorageError(
     `${what} ${failed + 1} of the transaction was refused (${Code}: ${Message}); nothing was written`,
-    { ...options, transient: false },
+    { ...options, transient: false, refused: refused !== -1 },
   )
 }
 

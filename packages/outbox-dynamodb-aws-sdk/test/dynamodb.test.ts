@@ -164,14 +164,14 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
     const leased = await storage.lease(10, 60_000)
     expect(leased[0]).toEqual({
       ...{ id: 'order-1', type: 'a', body: '{"n":1}', headers: { empty: '' } },
-      ...{ attempt: 1, uncounted: 0, createdAt: expect.any(Number) },
+      ...{ attempt: 1, uncounted: 0, createdAt: expect.any(Number), leasedAt: expect.any(Number) },
     })
     expect(await storage.extend(leased, 60_000)).toEqual([])
     for (const { id, attempt } of leased) {
       await storage.write([outcome({ settle: { kind: 'bury', id, attempt, error: '' } })])
     }
     const first = await storage.listDead({ limit: 1 })
-    const second = await storage.listDead({ limit: 1, after: first.next ?? '' })
+    const second = await storage.listDead({ limit: 1, after: first.next ?? [0, 'none'] })
     expect([...first.events, ...second.events]).toMatchObject([
       { id: 'order-1', attempt: 1, error: '', diedAt: expect.any(Number) },
       { id: 'order-2' },
