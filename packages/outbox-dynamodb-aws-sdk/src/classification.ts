@@ -35,14 +35,10 @@ const INDEX_UNFINISHED = /backfilling/i
 const UNENCODABLE =
   /^(Special numeric value |(Number|BigInt) \S+ is (greater|lesser) than |Pass (options\.|a non-empty set)|Unsupported type passed: |Only Number Set )/
 
-/** Whether DynamoDB or its client refuses what it was given, whenever it is given. */
+/** Whether DynamoDB refuses what it was given, whenever it is given. */
 export function isRefused(error: AwsError): boolean {
-  if (error.CancellationReasons) return error.CancellationReasons.some(isRefusedReason)
-  return (
-    (REFUSED.test(error.name) && !isIndexMissing(error) && !isIndexUnfinished(error)) ||
-    error.$metadata?.httpStatusCode === TOO_LARGE_STATUS ||
-    isUnencodable(error)
-  )
+  const refused = REFUSED.test(error.name) || error.$metadata?.httpStatusCode === TOO_LARGE_STATUS
+  return refused && !isIndexMissing(error) && !isIndexUnfinished(error)
 }
 
 export function isRefusedReason({ Code = 'None' }: CancellationReason): boolean {

@@ -111,7 +111,7 @@ function judged(
   return earlier ? { status: 'duplicate', fingerprint: earlier.fingerprint ?? null } : APPLIED
 }
 
-/** The caller may reuse its bytes before the transaction is sent. */
+/** The caller may reuse its bytes before the transaction is sent; a Buffer's `slice` would still be them. */
 function copied(outcome: Outcome): Outcome {
-  return { ...outcome, put: outcome.put.map((record) => ({ ...record, data: record.data.slice() })) }
+  return { ...outcome, put: outcome.put.map((record) => ({ ...record, data: Uint8Array.from(record.data) })) }
 }

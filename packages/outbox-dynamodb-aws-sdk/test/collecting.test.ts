@@ -166,6 +166,19 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, collecting', () => {
     expect((await storage.lease(10, 60_000)).map(({ id }) => id).toSorted()).toEqual(['after', 'before'])
   })
 
+  test('bytes that their owner uses again before the commit are stored as they were', async () => {
+    const { outbox } = await opened()
+    const { storage } = outbox
+    const buffer = Buffer.of(1, 2, 3)
+    await outbox.transaction(async (tx) => {
+      const writing = storage.write([outcome({ put: [payload('p', buffer)] })], tx)
+      buffer.fill(0)
+      await writing
+      expect(await storage.getPayload('p', tx)).toEqual(Uint8Array.of(1, 2, 3))
+    })
+    expect(await storage.getPayload('p')).toEqual(Uint8Array.of(1, 2, 3))
+  })
+
   test('what comes while a transaction is being sent is not said to be written', async () => {
     const { outbox, answer } = await opened()
     const late: Promise<unknown>[] = []
@@ -176,8 +189,9 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, collecting', () => {
       })
       return through()
     })
-    answer('TransactWriteCommand', (_, through) => {
+    answer('TransactWriteCommand', async (_, through) => {
       answerNow()
+      await Promise.allSettled(late)
       return through()
     })
     await outbox.transaction(async (tx) => {

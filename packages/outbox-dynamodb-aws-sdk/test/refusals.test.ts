@@ -96,6 +96,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, refusing', () => {
     [awsError('InternalServerError', status(500)), UNKNOWN],
     [awsError('ServiceUnavailable', status(503)), UNKNOWN],
     [awsError('CredentialsProviderError'), PASSING],
+    [awsError('CredentialsProviderError', { $metadata: { attempts: 1 } }), PASSING],
     [awsError('ExpiredTokenException', status(400)), PASSING],
     [awsError('Error', { code: 'ENOTFOUND', $metadata: { attempts: 1 } }), PASSING],
     [awsError('Error', { code: 'EHOSTUNREACH', $metadata: { attempts: 1 } }), PASSING],
