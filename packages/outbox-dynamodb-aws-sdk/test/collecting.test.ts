@@ -1,4 +1,4 @@
-import { GetCommand, TransactWriteCommand } from '@aws-sdk/lib-dynamodb'
+import { TransactWriteCommand } from '@aws-sdk/lib-dynamodb'
 import { TransactionClosedError } from 'outbox-core'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
@@ -221,28 +221,4 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, collecting', () => {
     })
     expect((await storage.lease(10, 60_000)).map(({ id }) => id)).toEqual(['other'])
   })
-
-  test('to keep a completed event is one request on a condition, whatever shard it is in', async () => {
-    let now = 1_700_000_000_000
-    const { client, tables, outbox, during } = await opened({ shards: 3, clock: fixedClock(() => now) })
-    const { storage } = outbox
-    const ids = Array.from({ length: 9 }, (_, n) => `event-${n}`)
-    await storage.write([outcome({ append: ids.map((id) => event(id)) })])
-    const leased = await storage.lease(9, 60_000)
-    expect(leased.map(({ leasedAt, createdAt }) => [leasedAt, createdAt])).toEqual(Array(9).fill([now, now]))
-    await storage.write(leased.map((lease) => completing(lease, {}, 1_000)))
-    now += 500
-    expect(await during(() => storage.keep('event-0', 1_000))).toEqual(['UpdateCommand'])
-    expect(await during(() => storage.keep('none', 1_000))).toEqual(['UpdateCommand'])
-    now += 600
-    expect((await storage.purge(100)).events).toBe(8)
-    const { Item } = await client.send(new GetCommand({ TableName: tables.events, Key: { id: 'event-0' } }))
-    expect(Item).toMatchObject({ state: 'done', closed_at: 1_700_000_001_500 })
-    now += 400
-    expect((await storage.purge(100)).events).toBe(1)
-  })
 })
-
-function fixedClock(now: () => number) {
-  return { now, elapsed: now, after: () => () => {} }
-}

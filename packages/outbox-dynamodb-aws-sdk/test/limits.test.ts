@@ -176,7 +176,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, up to its limits', () => {
     ]
     for (const pair of pairs) {
       const { commands, error } = await refused(place, pair)
-      expect(error).toMatchObject({ code: 'OUTBOX_STORAGE', transient: false })
+      expect(error).toMatchObject({ code: 'OUTBOX_STORAGE', transient: false, blame: 'event' })
       expect(String(error)).toMatch(/items 1 and 2 of the transaction are the same item/)
       expect(commands.filter((command) => command !== 'DescribeTableCommand')).toEqual([])
     }
@@ -197,7 +197,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, up to its limits', () => {
       tx.put({ TableName, Item: item }).put({ TableName, Item: item }),
     )
     expect(commands).toEqual(['DescribeTableCommand', 'TransactWriteCommand'])
-    expect(error).toMatchObject({ code: 'OUTBOX_STORAGE', transient: false })
+    expect(error).toMatchObject({ code: 'OUTBOX_STORAGE', transient: false, blame: 'event' })
   })
 
   test('chunks spread a payload over items of one transaction, and are read and removed together', async () => {

@@ -117,11 +117,14 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, refusing', () => {
     [['None', 'ValidationError'], REFUSED],
     [['ItemCollectionSizeLimitExceeded', 'None'], REFUSED],
     // It may pass, but the other won't.
-    [['TransactionConflict', 'ValidationError'], REFUSED],
+    [
+      ['TransactionConflict', 'ValidationError'],
+      { ...REFUSED, message: expect.stringContaining('item 2 of the transaction') },
+    ],
     [['ConditionalCheckFailed', 'None', 'ValidationError'], REFUSED],
     // What is stored may change, and the user's condition hold.
     [['ConditionalCheckFailed', 'None', 'None'], NEITHER],
-    [[], NEITHER],
+    [[], { ...NEITHER, message: expect.stringContaining('TransactionCanceledException') }],
   ])('a transaction that is cancelled for %s', async (reasons, expected) => {
     const { tables, outbox, bus, fail } = await opened()
     fail('TransactWriteCommand', canceled(...reasons))
