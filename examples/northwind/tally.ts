@@ -25,7 +25,7 @@ export class Tally implements Middleware {
 
   emit(draft: EventDraft): void {
     this.events++
-    const bytes = Buffer.byteLength(draft.json())
+    const bytes = Buffer.byteLength(JSON.stringify(draft.payload))
     if (bytes > this.#threshold) this.rawBytes += bytes
   }
 }

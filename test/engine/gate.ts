@@ -26,6 +26,7 @@ export function gate(storage: Storage<unknown>, book: Book, passage: Passage): S
   }
   return {
     limits: storage.limits,
+    client: storage.client,
     writesTogether: storage.writesTogether,
     initialize: () => storage.initialize(),
     transaction: (work) => storage.transaction(work),
@@ -47,10 +48,11 @@ export function gate(storage: Storage<unknown>, book: Book, passage: Passage): S
         return events
       }),
     extend: (leases, leaseMs) => pass('extend', () => storage.extend(leases, leaseMs)),
+    keep: (id, keepMs) => pass('keep', () => storage.keep(id, keepMs)),
     getPayload: (id, tx) => pass('getPayload', () => storage.getPayload(id, tx)),
     purge: (limit) => storage.purge(limit),
-    listDead: (query) => storage.listDead(query),
-    stats: () => storage.stats(),
+    listDead: (query, tx) => storage.listDead(query, tx),
+    stats: (tx) => storage.stats(tx),
     close: () => storage.close(),
   }
 }

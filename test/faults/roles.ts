@@ -1,11 +1,9 @@
 import type { Opened } from './adapters/adapter.ts'
 import { Stall, Watch } from './points.ts'
 import { poisonedOn } from './poison.ts'
-import type { ProcessSettings } from './process.ts'
 import { sagasOn } from './sagas.ts'
+import type { ProcessSettings, Role } from './settings.ts'
 import { slowOn } from './slow.ts'
-
-export type Role = 'emit' | 'work' | 'poison' | 'drain'
 
 interface Part {
   readonly opened: Opened

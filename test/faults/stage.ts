@@ -7,7 +7,7 @@ import type { Opened, OpenOptions } from './adapters/adapter.ts'
 import { ADAPTERS, type AdapterName } from './adapters/index.ts'
 import { Listener } from './leaks.ts'
 import { Ledger } from './ledger.ts'
-import type { ProcessSettings } from './process.ts'
+import type { ProcessSettings } from './settings.ts'
 
 /** A fresh place of an adapter, the ledger kept beside it, and the processes that work on it. */
 export interface Stage {

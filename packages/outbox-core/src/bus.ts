@@ -1,25 +1,28 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
+import type { Attempt } from './delivering/attempt.ts'
 import { type BusOptions, type DispatcherSettings, dispatcherSettings } from './delivering/bus-options.ts'
-import type { Delivery } from './delivering/delivery.ts'
 import { Dispatcher } from './delivering/dispatcher.ts'
-import { Handling, type Registration } from './delivering/handling.ts'
+import { HandlerFace } from './delivering/handler-face.ts'
+import { Handling } from './delivering/handling.ts'
+import { Registrations } from './delivering/registrations.ts'
 import { type RetryOptions, type RetryPolicy, retryPolicy } from './delivering/retry.ts'
 import { Waiters } from './delivering/waiters.ts'
+import { Worker } from './delivering/worker.ts'
 import { Emission } from './emitting/emission.ts'
-import { checkedType, EventDraft, type EventOptions, type OutboxEvent } from './emitting/event.ts'
-import type { TransactionContext } from './emitting/transaction-context.ts'
-import { DuplicateRegistrationError } from './errors.ts'
+import { Draft, type EventOptions, type OutboxEvent } from './emitting/event.ts'
+import type { OutboxCore } from './emitting/outbox-core.ts'
+import type { Emitted, Received } from './emitting/schema.ts'
 import type { Logger } from './logger.ts'
-import { type Middleware, MiddlewareChain } from './middleware.ts'
+import { type Middleware, MiddlewareChain, PayloadMover } from './middleware.ts'
 import { type Duration, durationMs } from './options.ts'
-import type { Outbox } from './outbox.ts'
+import { coreOf, type Outbox } from './outbox.ts'
 
 /** The names of an event map's events. */
 export type EventType<Events extends object> = keyof Events & string
 
 /** One event of `emitMany`. */
 export type EventInput<Events extends object> = {
-  [Type in EventType<Events>]: { readonly type: Type; readonly payload: Events[Type] } & EventOptions
+  [Type in EventType<Events>]: { readonly type: Type; readonly payload: Emitted<Events[Type]> } & EventOptions
 }[EventType<Events>]
 
 /** What `emit` takes beside the payload. */
@@ -39,16 +42,19 @@ export interface HandlerContext<Events extends object> {
   /** Emits an event in the write that completes this one: only if the handler succeeds, and exactly once. */
   emit<Type extends EventType<Events>>(
     type: Type,
-    payload: Events[Type],
+    payload: Emitted<Events[Type]>,
     options?: Omit<EventOptions, 'id'>,
   ): Promise<string>
 }
 
-/** Handles one event. Returning completes it, throwing fails the attempt. Called at least once for every event. */
+/**
+ * Handles one event. Returning completes it, whatever is returned; throwing fails the attempt. Called at least once for
+ * every event.
+ */
 export type Handler<Events extends object, Type extends EventType<Events>> = (
-  event: OutboxEvent<Type, Events[Type]>,
+  event: OutboxEvent<Type, Received<Events[Type]>>,
   context: HandlerContext<Events>,
-) => void | Promise<void>
+) => unknown
 
 export interface HandlerOptions {
   /** @default the bus's policy */
@@ -57,41 +63,66 @@ export interface HandlerOptions {
   readonly timeout?: Duration
 }
 
+/** What stands behind the face of a bus; for the rooms of core only. */
+export interface BusParts {
+  readonly core: OutboxCore
+  readonly settings: DispatcherSettings
+  readonly registrations: Registrations
+  readonly emission: Emission
+}
+
+export let partsOf: <Events extends object, Tx>(bus: OutboxEventBus<Events, Tx>) => BusParts
+
 /**
  * Emits events into an outbox and hands them to their handlers, at least once each.
  *
- * @typeParam Events what each event type carries: `{ 'order.placed': { id: string } }`
+ * @typeParam Events what each event type carries: `{ 'order.placed': { id: string } }`, or `SchemaEvents<typeof schemas>`.
+ *   Handlers get it as JSON gives it back (`Stored`): a Date as text
  */
 export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx = unknown> {
   readonly outbox: Outbox<Tx>
-  /** The checked retry policy for event types that have none of their own. */
-  readonly retry: RetryPolicy
-  readonly settings: DispatcherSettings
-  readonly #registrations = new Map<string, Registration>()
+  readonly #core: OutboxCore<Tx>
+  readonly #retry: RetryPolicy
+  readonly #settings: DispatcherSettings
+  readonly #registrations = new Registrations()
   readonly #middleware = new MiddlewareChain()
-  readonly #handling: Handling
   readonly #emission: Emission
   readonly #waiters: Waiters
-  #dispatcher: Dispatcher | undefined
-  #stopping: Promise<void> | undefined
+  readonly #worker: Worker
+
+  static {
+    partsOf = (bus) => ({
+      core: bus.#core as OutboxCore,
+      settings: bus.#settings,
+      registrations: bus.#registrations,
+      emission: bus.#emission,
+    })
+  }
 
   /** @throws ConfigurationError naming the option and its value */
   constructor(outbox: Outbox<Tx, never>, options: BusOptions<Events> = {}) {
     this.outbox = outbox
-    this.retry = retryPolicy(options.retry)
-    this.settings = dispatcherSettings(options as Omit<BusOptions, 'schemas'>)
+    this.#core = coreOf(outbox)
+    this.#retry = retryPolicy(options.retry)
+    this.#settings = dispatcherSettings(options as Omit<BusOptions, 'schemas'>)
+    const core = this.#core as OutboxCore
+    const middleware = this.#middleware
     const schemas = new Map(Object.entries(options.schemas ?? {}) as [string, StandardSchemaV1][])
-    const { clock, logger } = outbox
-    this.#emission = new Emission(outbox as Outbox, this.#middleware, schemas)
-    this.#handling = new Handling({
-      registrations: this.#registrations,
-      middleware: this.#middleware,
-      schemas,
-      unknownType: this.retry,
-      clock,
-      logger,
+    const required = options.requireTransaction ?? false
+    const needsTransaction = (type: string): boolean =>
+      typeof required === 'boolean' ? required : required.includes(type)
+    this.#emission = new Emission({ core, middleware, schemas, needsTransaction })
+    const handling = new Handling({
+      ...{ middleware, schemas, emission: this.#emission, registrations: this.#registrations },
+      ...{ retry: this.#retry, deferForMs: this.#settings.deferForMs },
+      ...{ clock: core.clock, logger: core.logger },
     })
-    this.#waiters = new Waiters(clock)
+    this.#waiters = new Waiters(core.clock)
+    const completed = (attempt: Attempt): void => this.#completed(attempt)
+    this.#worker = new Worker(
+      () => new Dispatcher({ core, settings: this.#settings, handling, completed }),
+      handling,
+    )
   }
 
   /**
@@ -105,41 +136,50 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
     options: HandlerOptions = {},
   ): this {
     const { retry, timeout } = options
-    return this.register(type, {
-      retry: retry ? retryPolicy(retry) : this.retry,
-      timeoutMs: timeout === undefined ? this.settings.handlerTimeoutMs : durationMs('timeout', timeout),
-      handle: (delivery) =>
-        handler(
-          delivery as OutboxEvent as OutboxEvent<Type, Events[Type]>,
-          delivery as HandlerContext<object> as HandlerContext<Events>,
-        ),
+    this.#registrations.add(type, {
+      retry: retry ? retryPolicy(retry) : this.#retry,
+      timeoutMs: timeout === undefined ? this.#settings.handlerTimeoutMs : durationMs('timeout', timeout),
+      handle: (attempt, session) => {
+        attempt.place = 'handler'
+        const context = new HandlerFace(attempt, session)
+        return ended(
+          handler(
+            attempt.event as OutboxEvent<Type, Received<Events[Type]>>,
+            context as HandlerContext<object> as HandlerContext<Events>,
+          ),
+        )
+      },
     })
+    return this
   }
 
-  /** Adds middleware. Whatever moves bytes (`nearStorage`) stays closest to the database, the rest in order of use. */
+  /** Adds middleware, outermost first. `claimCheck` stays closest to the database, wherever it comes. */
   use(middleware: Middleware): this {
-    middleware.attach?.(this as unknown as OutboxEventBus<never>)
+    if (middleware instanceof PayloadMover) {
+      middleware.attach(this.#core as OutboxCore, this.#retry.horizonMs)
+    }
     this.#middleware.use(middleware)
     return this
   }
 
   /**
    * Stores an event: in the transaction around it (`outbox.transaction`, `outbox.enlist`, or `transaction`), else in
-   * a write of its own.
+   * a write of its own. The payload is taken at the call: an object that is changed later does not change the event.
    *
    * @returns the event's id
    * @throws InvalidEventError, NotSerializableError, SchemaError, EventTooLargeError, PayloadTooLargeError,
-   *   DuplicateEventError, TransactionClosedError, StorageError: nothing is stored then
+   *   DuplicateEventError, TransactionMissingError (`requireTransaction`), TransactionClosedError,
+   *   ForeignTransactionError, StorageError: nothing is stored then. In a transaction, a failure that nobody handles
+   *   fails the commit
    */
   emit<Type extends EventType<Events>>(
     type: Type,
-    payload: Events[Type],
+    payload: Emitted<Events[Type]>,
     options: EmitOptions<Tx> = {},
   ): Promise<string> {
-    return this.outbox.participate(options.transaction, async (context) => {
-      const draft = new EventDraft(type, payload, options)
-      await this.store([draft], context)
-      return draft.id
+    return this.#core.participate(options.transaction, (context) => {
+      const draft = new Draft(type, payload, options)
+      return this.#emission.store([{ draft, payload }], context as never).then(() => draft.id)
     })
   }
 
@@ -153,50 +193,38 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
     events: readonly EventInput<Events>[],
     options: { readonly transaction?: Tx } = {},
   ): Promise<readonly string[]> {
-    return this.outbox.participate(options.transaction, async (context) => {
-      const drafts = events.map((event) => new EventDraft(event.type, event.payload, event))
-      await this.store(drafts, context)
-      return drafts.map(({ id }) => id)
+    return this.#core.participate(options.transaction, (context) => {
+      const drafts = events.map((event) => ({
+        draft: new Draft(event.type, event.payload, event),
+        payload: event.payload,
+      }))
+      return this.#emission.store(drafts, context as never).then(() => drafts.map(({ draft }) => draft.id))
     })
   }
 
   /**
-   * Begins to take due events and to hand them to their handlers.
+   * Begins to take due events and to hand them to their handlers. A bus that is starting or running goes on with that;
+   * one that is stopping starts once it has stopped, unless `stop` is called again meanwhile.
    *
-   * @throws NotInitializedError when the tables are missing
+   * @throws NotInitializedError when the tables are missing; the bus is stopped then
    */
-  async start(): Promise<void> {
-    await this.#stopping
-    if (this.#dispatcher) return
-    this.#dispatcher = new Dispatcher({
-      outbox: this.outbox as Outbox,
-      settings: this.settings,
-      handling: this.#handling,
-      emission: this.#emission,
-      completed: (delivery) => this.#completed(delivery),
-    })
-    const { start } = this.#dispatcher
-    try {
-      await this.outbox.detached(() => start.call(this.#dispatcher))
-    } catch (error) {
-      this.#dispatcher = undefined
-      throw error
-    }
+  start(): Promise<void> {
+    return this.#worker.start()
   }
 
   /**
    * Takes no further events, waits for running handlers, aborts their signals when `timeout` has passed, and gives
    * every lease back, so that other workers need not wait for it to run out. A handler that ignores its signal is no
-   * longer waited for after a second, a database that does not answer after some more.
+   * longer waited for after a second, a database that does not answer after some more. A bus that is starting is
+   * stopped as soon as its database has answered, and `start` resolves.
+   *
+   * Called inside a handler of this process it begins to stop and does not wait, since the handler itself is among what
+   * is waited for.
    *
    * @param options.timeout how long running handlers may take (default `'20s'`: Kubernetes kills after 30)
    */
   async stop(options: { readonly timeout?: Duration } = {}): Promise<void> {
-    const timeoutMs = durationMs('timeout', options.timeout ?? '20s', 0)
-    const dispatcher = this.#dispatcher
-    this.#dispatcher = undefined
-    if (dispatcher) this.#stopping = dispatcher.stop(timeoutMs)
-    await this.#stopping
+    await this.#worker.stop(durationMs('timeout', options.timeout ?? '20s', 0))
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -213,41 +241,23 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
   async waitFor<Type extends EventType<Events>>(
     type: Type,
     options: {
-      readonly where?: (event: OutboxEvent<Type, Events[Type]>) => boolean
+      readonly where?: (event: OutboxEvent<Type, Received<Events[Type]>>) => boolean
       readonly timeout?: Duration
     } = {},
-  ): Promise<OutboxEvent<Type, Events[Type]>> {
+  ): Promise<OutboxEvent<Type, Received<Events[Type]>>> {
     const where = (options.where ?? (() => true)) as (event: OutboxEvent) => boolean
-    const delivery: OutboxEvent = await this.#waiters.wait(
-      type,
-      where,
-      durationMs('timeout', options.timeout ?? '5s'),
-    )
-    return delivery as OutboxEvent<Type, Events[Type]>
+    const event = await this.#waiters.wait(type, where, durationMs('timeout', options.timeout ?? '5s'))
+    return event as OutboxEvent<Type, Received<Events[Type]>>
   }
 
-  /** Registers what handles an event type, below the typed surface. Not needed by users. */
-  register(type: string, registration: Registration): this {
-    checkedType(type)
-    if (this.#registrations.has(type)) {
-      throw new DuplicateRegistrationError(`event "${type}" has a handler already; one type has one handler`)
-    }
-    this.#registrations.set(type, registration)
-    return this
+  #completed(attempt: Attempt): void {
+    void attempt.afterSettled?.()
+    this.#waiters.completed(attempt)
   }
+}
 
-  /** Whether this process handles an event type. */
-  handles(type: string): boolean {
-    return this.#registrations.has(type)
-  }
-
-  /** Stores drafts, below the typed surface. Not needed by users. */
-  store(drafts: readonly EventDraft[], context: TransactionContext<Tx> | undefined): Promise<void> {
-    return this.#emission.store(drafts, context as TransactionContext<unknown> | undefined)
-  }
-
-  #completed(delivery: Delivery): void {
-    for (const callback of delivery.afterSettled) void callback()
-    this.#waiters.completed(delivery)
-  }
+/** Waits for whatever can be waited for; what a handler returns means nothing else. */
+function ended(returned: unknown): void | Promise<void> {
+  const { then } = (returned ?? {}) as { then?: unknown }
+  if (typeof then === 'function') return Promise.resolve(returned).then(() => {})
 }

@@ -1,8 +1,9 @@
 import { cursorText, parsedCursor } from './cursor.ts'
 import { CLAIM_HEADER, SLIP_HEADER } from './emitting/event.ts'
+import type { OutboxCore } from './emitting/outbox-core.ts'
+import type { TransactionContext } from './emitting/transaction-context.ts'
 import { wholeNumber } from './options.ts'
-import type { Outbox } from './outbox.ts'
-import type { DeadCursor, DeadEvent, DeadQuery, Headers, Outcome, Settlement } from './storage.ts'
+import type { DeadCursor, DeadEvent, DeadPage, DeadQuery, Headers, Outcome, Settlement } from './storage.ts'
 
 /** An event that ran out of attempts, or failed in a way that no further attempt can help. */
 export interface DeadLetter {
@@ -27,17 +28,22 @@ export interface DeadLetterPage {
   readonly next?: string
 }
 
-/** Which dead letters: these ids, or all (of one type, when given). */
+/** Which dead letters: these ids, or all (of one type, when given) that were dead when the call began. */
 export type DeadLetterSelection = string | readonly string[] | { readonly all: true; readonly type?: string }
 
 const BATCH = 100
 
-/** Events that ran out of attempts: to look at, to try again, to give up. `outbox.deadLetters`. */
-export class DeadLetters {
-  readonly #outbox: Outbox
+type Context = TransactionContext<unknown> | undefined
 
-  constructor(outbox: Outbox) {
-    this.#outbox = outbox
+/**
+ * Events that ran out of attempts: to look at, to try again, to give up. `outbox.deadLetters`. Inside
+ * `outbox.transaction` (or `enlist`) each call is a part of the transaction.
+ */
+export class DeadLetters {
+  readonly #core: OutboxCore
+
+  constructor(core: OutboxCore) {
+    this.#core = core
   }
 
   /**
@@ -47,15 +53,13 @@ export class DeadLetters {
    * @param query.after the `next` of the page before
    * @throws ConfigurationError
    */
-  async list(query: { type?: string; limit?: number; after?: string } = {}): Promise<DeadLetterPage> {
-    const limit = wholeNumber('limit', query.limit ?? BATCH, 1, 1000)
-    const { type, after } = query
-    const { events, next } = await this.#outbox.storage.listDead({
-      limit,
-      ...(type !== undefined && { type }),
-      ...(after !== undefined && { after: parsedCursor(after) }),
+  list(query: { type?: string; limit?: number; after?: string } = {}): Promise<DeadLetterPage> {
+    return this.#core.participate(undefined, async (context) => {
+      const limit = wholeNumber('limit', query.limit ?? BATCH, 1, 1000)
+      const after = query.after === undefined ? undefined : parsedCursor(query.after)
+      const { events, next } = await this.#page(context, { limit, ...only(query) }, after)
+      return { letters: events.map(deadLetter), ...(next !== undefined && { next: cursorText(next) }) }
     })
-    return { letters: events.map(deadLetter), ...(next !== undefined && { next: cursorText(next) }) }
   }
 
   /**
@@ -76,35 +80,66 @@ export class DeadLetters {
     return this.#settle(selection, ({ id, attempt }) => ({ kind: 'discard', id, attempt }))
   }
 
-  async #settle(
-    selection: DeadLetterSelection,
+  #settle(selection: DeadLetterSelection, settlement: (event: DeadEvent) => Settlement): Promise<number> {
+    return this.#core.participate(undefined, async (context) => {
+      const all = typeof selection === 'object' && 'all' in selection
+      // Whatever dies meanwhile comes after them: so many and no more were there when this began.
+      const most = all ? (await this.#stats(context)).dead : Number.POSITIVE_INFINITY
+      let settled = 0
+      for (const query of queries(selection))
+        settled += await this.#settlePages(context, query, most, settlement)
+      return settled
+    })
+  }
+
+  async #settlePages(
+    context: Context,
+    query: DeadQuery,
+    most: number,
     settlement: (event: DeadEvent) => Settlement,
   ): Promise<number> {
+    const seen = new Set<string>()
     let settled = 0
-    for (const query of queries(selection)) {
-      let after: DeadCursor | undefined
-      do {
-        const page = await this.#outbox.storage.listDead({ ...query, ...(after !== undefined && { after }) })
-        const outcomes = page.events.map((event) => outcome(event, settlement(event)))
-        const results = outcomes.length > 0 ? await this.#outbox.write(outcomes) : []
-        settled += results.filter(({ status }) => status === 'applied').length
-        after = page.next
-      } while (after !== undefined)
-    }
+    let after: DeadCursor | undefined
+    do {
+      const { events, next } = await this.#page(context, query, after)
+      const fresh = events.slice(0, most - seen.size)
+      // One that is there again has died anew, and so has everything after it.
+      const again = fresh.findIndex(({ id }) => seen.has(id))
+      const taken = again === -1 ? fresh : fresh.slice(0, again)
+      const outcomes = taken.map((event) => outcome(event, settlement(event)))
+      const results = outcomes.length > 0 ? await this.#core.write(outcomes, context) : []
+      settled += results.filter(({ status }) => status === 'applied').length
+      for (const { id } of taken) seen.add(id)
+      after = again === -1 && seen.size < most ? next : undefined
+    } while (after !== undefined)
     return settled
+  }
+
+  #page(context: Context, query: DeadQuery, after: DeadCursor | undefined): Promise<DeadPage> {
+    const { storage } = this.#core
+    const from = { ...query, ...(after !== undefined && { after }) }
+    return context ? context.run(() => storage.listDead(from, context.tx)) : storage.listDead(from)
+  }
+
+  #stats(context: Context): Promise<{ readonly dead: number }> {
+    const { storage } = this.#core
+    return context ? context.run(() => storage.stats(context.tx)) : storage.stats()
   }
 }
 
 function queries(selection: DeadLetterSelection): DeadQuery[] {
-  if (typeof selection === 'object' && 'all' in selection) {
-    return [{ limit: BATCH, ...(selection.type !== undefined && { type: selection.type }) }]
-  }
+  if (typeof selection === 'object' && 'all' in selection) return [{ limit: BATCH, ...only(selection) }]
   const ids = typeof selection === 'string' ? [selection] : [...new Set(selection)]
   const batches: DeadQuery[] = []
   for (let from = 0; from < ids.length; from += BATCH) {
     batches.push({ limit: BATCH, ids: ids.slice(from, from + BATCH) })
   }
   return batches
+}
+
+function only({ type }: { readonly type?: string | undefined }): { type?: string } {
+  return type === undefined ? {} : { type }
 }
 
 function outcome(event: DeadEvent, settle: Settlement): Outcome {

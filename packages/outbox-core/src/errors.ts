@@ -1,4 +1,5 @@
-import { types } from 'node:util'
+import { clampedDelayMs, type Duration } from './duration.ts'
+import { described } from './thrown.ts'
 
 /**
  * What a failure is down to: what is in the **event** (no attempt can help), what this **process** lacks (another one
@@ -27,7 +28,7 @@ export class ConfigurationError extends OutboxError {
   readonly option: string
 
   constructor(option: string, value: unknown, requirement: string) {
-    super(`option "${option}" is ${describe(value)}: ${requirement}`)
+    super(`option "${option}" is ${described(value)}: ${requirement}`)
     this.option = option
   }
 }
@@ -141,10 +142,10 @@ export class InvalidClaimIdError extends OutboxError {
   override readonly blame = 'event'
 }
 
-/** An event's claim leads to no payload in the saga store of this process. */
+/** An event's claim leads to no payload. */
 export class ClaimNotFoundError extends OutboxError {
   readonly code = 'OUTBOX_CLAIM_NOT_FOUND'
-  override readonly blame = 'process'
+  override readonly blame = 'event'
 }
 
 /** A payload's time to live ran out before its event was handled. */
@@ -253,6 +254,15 @@ export class UnknownOutcomeError extends OutboxError {
   readonly code = 'OUTBOX_UNKNOWN_OUTCOME'
 }
 
+/** The database has not answered within the time that a worker waits for it; it may still do what it was asked to. */
+export class UnansweredError extends OutboxError {
+  readonly code = 'OUTBOX_UNANSWERED'
+
+  constructor(ms: number) {
+    super(`the database has not answered within ${ms} ms`)
+  }
+}
+
 /** No handler is registered for an event's type. */
 export class HandlerMissingError extends OutboxError {
   readonly code = 'OUTBOX_HANDLER_MISSING'
@@ -325,40 +335,20 @@ export class PermanentError extends OutboxError {
 /** Throw it from a handler or an activity to choose when the next attempt is made; attempts still run out. */
 export class RetryLaterError extends OutboxError {
   readonly code = 'OUTBOX_RETRY_LATER'
-  /** Milliseconds until the next attempt. */
-  readonly delayMs: number
+  /**
+   * Milliseconds until the next attempt, whole, from 0 to a century; `undefined` when what was given is no time (a
+   * header that was not there, say): then the retry policy decides.
+   */
+  readonly delayMs: number | undefined
 
-  constructor(message: string, delayMs: number, options?: ErrorOptions) {
+  /** @param delay milliseconds, or text such as `'30s'` */
+  constructor(message: string, delay: Duration, options?: ErrorOptions) {
     super(message, options)
-    this.delayMs = delayMs
+    this.delayMs = clampedDelayMs(delay)
   }
-}
-
-/** Whether no further attempt can help. */
-export function isPermanent(error: unknown): boolean {
-  return (
-    blameOf(error) === 'event' ||
-    error instanceof UnknownActivityError ||
-    error instanceof UnknownKeyError ||
-    error instanceof UnsupportedPayloadError
-  )
 }
 
 /** What an error is down to; `undefined` when it is not one of this library. */
 export function blameOf(error: unknown): Blame | undefined {
   return error instanceof OutboxError ? error.blame : undefined
-}
-
-/** Anything thrown, as an Error: a thrown string or object is wrapped, and kept as `cause`. */
-export function toError(thrown: unknown): Error {
-  // Under Jest, errors of Node's own modules are not instances of the tests' Error.
-  if (thrown instanceof Error || types.isNativeError(thrown)) return thrown
-  return new Error(`a non-Error was thrown: ${describe(thrown)}`, { cause: thrown })
-}
-
-function describe(value: unknown): string {
-  if (typeof value === 'string') return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}…` : value)
-  if (typeof value === 'object' && value !== null) return `of type ${value.constructor?.name ?? 'object'}`
-  if (typeof value === 'function') return 'a function'
-  return String(value)
 }

@@ -21,7 +21,7 @@ export type { BusOptions } from './delivering/bus-options.ts'
 export type { Delivery } from './delivering/delivery.ts'
 export type { RetryOptions } from './delivering/retry.ts'
 export type { EventDraft, EventOptions, OutboxEvent } from './emitting/event.ts'
-export type { EventSchemas } from './emitting/schema.ts'
+export type { Emitted, EventSchemas, Received, SchemaEvents, SchemaPayload } from './emitting/schema.ts'
 export * from './errors.ts'
 export { consoleLogger, type Logger, silentLogger } from './logger.ts'
 export { InMemoryOutbox, type InMemorySagaStore } from './memory/outbox.ts'
@@ -40,18 +40,21 @@ export {
   type Fault,
   type Variables,
 } from './saga/activity.ts'
-export { DeadlineError } from './saga/attempt.ts'
+export { DeadlineError } from './saga/activity-run.ts'
 export { SagaEngine, type SagaEngineOptions, type StartOptions } from './saga/engine.ts'
+export { type AnyActivity, type ArgsOf, Itinerary, type ItineraryStep, itinerary } from './saga/itinerary.ts'
 export type {
   CompensationFailed,
+  LifecycleKind,
   SagaCompleted,
   SagaEvents,
   SagaFaulted,
+  SagaStuck,
   SagaTerminated,
   SlipEvent,
   StepCompleted,
 } from './saga/lifecycle.ts'
-export { Itinerary, type ItineraryStep, itinerary, RoutingSlip, routingSlip } from './saga/routing-slip.ts'
+export { RoutingSlip, routingSlip } from './saga/routing-slip.ts'
 export type {
   DeadCursor,
   DeadEvent,
@@ -72,3 +75,5 @@ export type {
   StoredEvent,
   When,
 } from './storage.ts'
+export type { Stored } from './stored.ts'
+export { toError } from './thrown.ts'

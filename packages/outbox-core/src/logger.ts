@@ -28,13 +28,3 @@ export function withFields(logger: Logger, bound: object): Logger {
     error: (fields, message) => logger.error({ ...bound, ...fields }, message),
   }
 }
-
-/**
- * What a log line or a stored failure says of an error: name, code and message, never a stack or a payload.
- * Messages of the user's own errors are cut, and freed of what some databases refuse in text, since they end up there.
- */
-export function errorFields(error: Error): { name: string; code?: string; message: string } {
-  const code = (error as { code?: unknown }).code
-  const message = error.message.slice(0, 1000).toWellFormed().replaceAll('\0', '')
-  return typeof code === 'string' ? { name: error.name, code, message } : { name: error.name, message }
-}

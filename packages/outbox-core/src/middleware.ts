@@ -1,47 +1,65 @@
-import type { OutboxEventBus } from './bus.ts'
-import type { Delivery } from './delivering/delivery.ts'
-import type { EventDraft } from './emitting/event.ts'
+import type { Attempt } from './delivering/attempt.ts'
+import { type Delivery, deliveryOf } from './delivering/delivery.ts'
+import type { Draft, EventDraft } from './emitting/event.ts'
+import type { OutboxCore } from './emitting/outbox-core.ts'
 
 /** Something that takes part in every event's way: on its way into the outbox, and around its handler. */
 export interface Middleware {
-  /** Called once by `bus.use`; throw here to refuse the bus. */
-  attach?(bus: OutboxEventBus<never>): void
   /** Before an event is stored: may change payload and headers; what it throws reaches the caller of `emit`. */
   emit?(draft: EventDraft): void | Promise<void>
-  /** Around an event's handler: `next()` goes on inwards; not calling it completes the event unhandled. */
-  handle?(delivery: Delivery, next: () => Promise<void>): void | Promise<void>
   /**
-   * Marks what moves bytes between event and database: it runs last on emit and first around the handler, so that
-   * other middleware sees the payload itself.
-   * @default false
+   * Around an event's handler: `next()` goes on inwards, and rejects when the handler fails or is no longer waited for;
+   * not calling it completes the event unhandled. What it throws before the handler was called is not counted as an
+   * attempt.
    */
-  readonly nearStorage?: boolean
+  handle?(delivery: Delivery, next: () => Promise<void>): void | Promise<void>
+}
+
+/**
+ * Moves payloads between events and where they are kept: the innermost layer, so that all other middleware sees the
+ * payload itself. Made by `claimCheck`.
+ */
+export abstract class PayloadMover implements Middleware {
+  // Its own two are called with more than other middleware gets to see.
+  readonly emit?: never
+  readonly handle?: never
+
+  /** Called once by `bus.use`. @throws ConfigurationError to refuse the bus */
+  abstract attach(core: OutboxCore, retryHorizonMs: number): void
+  abstract moveOut(draft: Draft): void | Promise<void>
+  abstract moveIn(attempt: Attempt): void | Promise<void>
 }
 
 /** The middleware of one bus, in the order it was given. */
 export class MiddlewareChain {
-  readonly #outer: Middleware[] = []
-  readonly #nearStorage: Middleware[] = []
+  readonly #layers: Middleware[] = []
+  readonly #movers: PayloadMover[] = []
 
   use(middleware: Middleware): void {
-    if (middleware.nearStorage) this.#nearStorage.push(middleware)
-    else this.#outer.push(middleware)
+    if (middleware instanceof PayloadMover) this.#movers.push(middleware)
+    else this.#layers.push(middleware)
   }
 
-  /** Changes a draft before `checked` looks at it, and moves its payload out of it afterwards. */
-  async emit(draft: EventDraft, checked: () => void | Promise<void>): Promise<void> {
-    for (const middleware of this.#outer) await middleware.emit?.(draft)
-    await checked()
-    for (const middleware of this.#nearStorage) await middleware.emit?.(draft)
+  /** What is done to a draft before it can be stored, one after the other; `check` looks at what the layers have made of it. */
+  emitSteps(draft: Draft, check: () => void | Promise<void>): (() => void | Promise<void>)[] {
+    const layers = this.#layers.filter(({ emit }) => emit !== undefined)
+    const movers = this.#movers.map((mover) => () => mover.moveOut(draft))
+    return [...layers.map((layer) => () => layer.emit?.(draft)), check, ...movers]
   }
 
-  /** Runs `handler` inside every middleware. */
-  handle(delivery: Delivery, handler: () => void | Promise<void>): void | Promise<void> {
-    if (this.#outer.length + this.#nearStorage.length === 0) return handler()
-    const layers = [...this.#nearStorage, ...this.#outer]
+  /** Puts back a payload that was moved. */
+  async moveIn(attempt: Attempt): Promise<void> {
+    for (const mover of this.#movers) await mover.moveIn(attempt)
+  }
+
+  /** Runs `handler` inside every layer. */
+  handle(attempt: Attempt, handler: () => void | Promise<void>): void | Promise<void> {
+    if (this.#layers.length === 0) return handler()
+    const delivery = deliveryOf(attempt)
     const enter = async (depth: number): Promise<void> => {
-      const layer = layers[depth]
-      if (!layer) await handler()
+      const layer = this.#layers[depth]
+      // Given up, the handler may run on for ever: the layers are not to wait for it.
+      if (!layer) await attempt.attend(Promise.resolve(handler()))
       else if (layer.handle) await layer.handle(delivery, () => enter(depth + 1))
       else await enter(depth + 1)
     }

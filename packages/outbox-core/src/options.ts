@@ -1,49 +1,18 @@
-import ms from 'ms'
+import { type Duration, LONGEST_DURATION_MS, parsedDuration } from './duration.ts'
 import { ConfigurationError } from './errors.ts'
 
-/** A length of time: a number of milliseconds, or text such as `'500ms'`, `'30s'`, `'10m'`, `'2h'`, `'7d'`. */
-export type Duration = number | `${number}${'ms' | 's' | 'm' | 'h' | 'd' | 'w'}`
+export type { Duration } from './duration.ts'
 
-// Beyond a century a time to live or a delay is a mistake, and some databases overflow.
-const LONGEST_DURATION_MS = 100 * 365.25 * 24 * 3600 * 1000
-
-/** Milliseconds of a duration option, refused unless it is a whole number in `[least, a century]`. */
+/** Milliseconds of a duration option, rounded up, refused outside `[least, a century]`. */
 export function durationMs(option: string, value: Duration, least = 1): number {
-  const parsed = typeof value === 'string' ? parseDuration(value) : value
-  if (
-    typeof parsed !== 'number' ||
-    !Number.isFinite(parsed) ||
-    parsed < least ||
-    parsed > LONGEST_DURATION_MS
-  ) {
-    throw new ConfigurationError(
-      option,
-      value,
-      `it must be a number of milliseconds or text like '30s' or '7d', at least ${least} ms and at most 100 years`,
-    )
-  }
+  const parsed = parsedDuration(value)
   // Not -0.
-  return Math.ceil(parsed) + 0
-}
-
-/**
- * Whole milliseconds of a delay that can no longer be refused, since nobody is there to mend it: below 0 it is 0, beyond
- * a century it is a century. `undefined` for what is no length of time, NaN included.
- */
-export function clampedDelayMs(value: unknown): number | undefined {
-  const parsed = typeof value === 'string' ? parseDuration(value) : value
-  if (typeof parsed !== 'number' || Number.isNaN(parsed)) return undefined
-  return Math.min(LONGEST_DURATION_MS, Math.max(0, Math.ceil(parsed)))
-}
-
-// Text without a unit might as well be meant in seconds.
-function parseDuration(text: string): number | undefined {
-  if (!/[a-z]$/i.test(text)) return undefined
-  try {
-    return ms(text as ms.StringValue)
-  } catch {
-    return undefined
-  }
+  if (parsed !== undefined && parsed >= least && parsed <= LONGEST_DURATION_MS) return Math.ceil(parsed) + 0
+  throw new ConfigurationError(
+    option,
+    value,
+    `it must be a number of milliseconds or text like '30s' or '7d', at least ${least} ms and at most 100 years`,
+  )
 }
 
 /** A whole-number option, refused outside `[least, most]`. */

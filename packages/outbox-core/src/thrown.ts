@@ -107,7 +107,8 @@ function className(value: object): string {
   return typeof itsClass === 'function' ? text(itsClass, 'name', LONGEST_NAME) : ''
 }
 
-function described(value: unknown): string {
+/** A value in a message: short, and of an object no more than its class. Never throws. */
+export function described(value: unknown): string {
   switch (typeof value) {
     case 'string':
       return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}…` : value)

@@ -11,6 +11,7 @@ import {
   UnknownOutcomeError,
 } from '../src/index.ts'
 import type { InMemoryStorage } from '../src/memory/storage.ts'
+import { coreOf } from '../src/outbox.ts'
 import type { NewEvent } from '../src/storage.ts'
 import { appending, newEvent } from '../src/testing/harness.ts'
 import { ManualClock, until } from '../src/testing/index.ts'
@@ -157,7 +158,7 @@ test('wakes nobody', async () => {
   const wakes: number[] = []
   bus.on('first', async (event, { emit }) => {
     note(event)
-    outbox.onWake((inMs) => wakes.push(inMs))
+    coreOf(outbox).wake.subscribe((inMs) => wakes.push(inMs))
     await emit('second', 'next')
   })
   bus.on('second', note)
@@ -279,5 +280,6 @@ test('a chain of slow handlers does not make batches smaller', async () => {
   await clock.advance(10_000)
   await bus.stop()
   expect(handled).toHaveLength(10)
-  expect(new Set(limits)).toEqual(new Set([100, 200]))
+  expect(Math.min(...limits)).toBe(20)
+  expect(limits.at(-1)).toBeGreaterThan(20)
 })

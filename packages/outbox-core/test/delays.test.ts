@@ -1,8 +1,9 @@
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { retryPolicy } from '../src/delivering/retry.ts'
+import { clampedDelayMs, type Duration } from '../src/duration.ts'
 import { ConfigurationError } from '../src/errors.ts'
-import { clampedDelayMs, type Duration, durationMs } from '../src/options.ts'
+import { durationMs } from '../src/options.ts'
 
 const CENTURY_MS = 100 * 365.25 * 24 * 3600 * 1000
 const UNITS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 }

@@ -40,25 +40,23 @@ async function leases(
 test('takes more at once while batches are done quickly', async () => {
   // However busy the machine is, by this clock no time passes.
   const limits = await leases(4_000, { clock: { ...systemClock, elapsed: () => 0 } })
-  expect(limits[0]).toBe(100)
-  expect([...new Set(limits)]).toEqual([100, 200, 400])
+  expect([...new Set(limits)]).toEqual([20, 40, 80, 160, 320, 400])
 })
 
 test('never takes more than it was told to', async () => {
-  expect(new Set(await leases(100, { batchSize: 30 }))).toEqual(new Set([30]))
+  expect(Math.max(...(await leases(200, { batchSize: 30 })))).toBe(30)
 })
 
 test('takes fewer while handlers are slow, but enough to keep all of them busy', async () => {
   const limits = await leases(600, { concurrency: 20, busyMs: 60 })
-  expect(limits[0]).toBe(100)
-  expect(Math.min(...limits)).toBeLessThan(100)
-  expect(Math.min(...limits)).toBeGreaterThanOrEqual(20)
+  expect(Math.max(...limits)).toBeLessThanOrEqual(160)
+  expect(Math.min(...limits)).toBe(20)
 })
 
 test('takes fewer while events are large', async () => {
   const limits = await leases(400, { bytes: 100_000 })
-  expect(limits[0]).toBe(100)
-  expect(limits.at(-1)).toBeLessThanOrEqual(50)
+  expect(limits).toContain(80)
+  expect(limits).not.toContain(160)
 })
 
 test('stop ends even when the database no longer answers, and lets the leases run out', async () => {

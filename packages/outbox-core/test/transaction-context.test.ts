@@ -3,7 +3,7 @@ import { TransactionContext } from '../src/emitting/transaction-context.ts'
 
 /** A context, operations in it that end when told to, and what happened in order. */
 function observed() {
-  const context = new TransactionContext('tx')
+  const context = new TransactionContext('tx', {})
   const log: string[] = []
   const operation = (name: string) => {
     const { promise, resolve } = Promise.withResolvers<void>()

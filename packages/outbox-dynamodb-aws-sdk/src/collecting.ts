@@ -35,6 +35,8 @@ export class Collecting {
   /** Adds outcomes to a transaction; none of them when it throws. */
   async add(outcomes: readonly Outcome[], tx: DynamoDBTransaction): Promise<readonly OutcomeResult[]> {
     assertOpen(tx)
+    // Of one that the outbox has not been told of before: whoever sends it must find this in it.
+    tx.attach(() => this.#writer.collectedItems(tx))
     for (const outcome of outcomes) this.#items.check(outcome)
     const copies = outcomes.map(copied)
     const reading = parallel(copies, (outcome) => this.#stored(outcome))

@@ -89,6 +89,7 @@ export function dynamoBackend(
         async ownTransaction(work) {
           const tx = outbox.begin()
           await work(tx)
+          if (tx.items.length === 0) return
           await client.send(new TransactWriteCommand({ TransactItems: [...tx.items] }))
         },
         async events() {

@@ -1,9 +1,10 @@
-import type { Delivery } from '../delivering/delivery.ts'
-import { CLAIM_EXPIRES_HEADER, CLAIM_HEADER, type EventDraft } from '../emitting/event.ts'
+import type { Clock } from '../clock.ts'
+import type { Attempt } from '../delivering/attempt.ts'
+import { CLAIM_EXPIRES_HEADER, CLAIM_HEADER, type Draft } from '../emitting/event.ts'
+import type { OutboxCore } from '../emitting/outbox-core.ts'
 import { ClaimExpiredError, ClaimNotFoundError, ConfigurationError, PermanentError } from '../errors.ts'
-import type { Middleware } from '../middleware.ts'
+import { type Middleware, PayloadMover } from '../middleware.ts'
 import { type Duration, durationMs, wholeNumber } from '../options.ts'
-import type { Outbox } from '../outbox.ts'
 import { type PayloadPlace, payloadPlace } from './payload-place.ts'
 import { OutboxSagaStore, type SagaStoreAdapter } from './saga-store.ts'
 
@@ -35,36 +36,51 @@ const DEFAULT_THRESHOLD = 10 * 1024
  * @throws ConfigurationError
  */
 export function claimCheck(store: SagaStoreAdapter, options: ClaimCheckOptions = {}): Middleware {
-  const threshold = wholeNumber('threshold', options.threshold ?? DEFAULT_THRESHOLD, 0)
-  const types = options.types && new Set(options.types)
-  const ttlMs = timeToLive(store, options.ttl)
-  let outbox: Outbox
-  let place: PayloadPlace
-  return {
-    nearStorage: true,
-    attach(bus) {
-      assertOutlives(ttlMs, bus.retry.horizonMs)
-      outbox = bus.outbox as unknown as Outbox
-      place = payloadPlace(store, outbox)
-    },
-    async emit(draft: EventDraft) {
-      if ((types && !types.has(draft.type)) || CLAIM_HEADER in draft.headers) return
-      const json = draft.json()
-      // Every UTF-16 unit is at most three bytes: most payloads need not be counted.
-      if (json.length * 3 <= threshold || Buffer.byteLength(json) <= threshold) return
-      const waitMs = Math.max(0, draft.dueInMs(outbox.clock.now()))
-      await place.put(draft, Buffer.from(json), ttlMs + waitMs)
-    },
-    async handle(delivery, next) {
-      const claimId = delivery.headers[CLAIM_HEADER]
-      if (claimId !== undefined && !delivery.claimTaken && (!types || types.has(delivery.type))) {
-        delivery.claimTaken = true
-        const payload = await place.take(delivery, claimId, ttlMs)
-        if (!payload) throw missing(delivery, claimId, outbox.clock.now())
-        delivery.payload = parsed(payload, claimId)
-      }
-      await next()
-    },
+  return new ClaimCheck(store, options)
+}
+
+class ClaimCheck extends PayloadMover {
+  readonly #store: SagaStoreAdapter
+  readonly #threshold: number
+  readonly #types: ReadonlySet<string> | undefined
+  readonly #ttlMs: number
+  #place: PayloadPlace | undefined
+  #clock: Clock | undefined
+
+  constructor(store: SagaStoreAdapter, options: ClaimCheckOptions) {
+    super()
+    this.#store = store
+    this.#threshold = wholeNumber('threshold', options.threshold ?? DEFAULT_THRESHOLD, 0)
+    this.#types = options.types && new Set(options.types)
+    this.#ttlMs = timeToLive(store, options.ttl)
+  }
+
+  attach(core: OutboxCore, retryHorizonMs: number): void {
+    assertOutlives(this.#ttlMs, retryHorizonMs)
+    this.#clock = core.clock
+    this.#place = payloadPlace(this.#store, core)
+  }
+
+  moveOut(draft: Draft): void | Promise<void> {
+    if (!this.#isFor(draft.type) || CLAIM_HEADER in draft.headers) return
+    const { json } = draft
+    // Every UTF-16 unit is at most three bytes: most payloads need not be counted.
+    if (json.length * 3 <= this.#threshold || Buffer.byteLength(json) <= this.#threshold) return
+    const waitMs = Math.max(0, draft.dueInMs(this.#clock?.now() ?? 0))
+    return this.#place?.put(draft, Buffer.from(json), this.#ttlMs + waitMs)
+  }
+
+  async moveIn(attempt: Attempt): Promise<void> {
+    const claimId = attempt.headers[CLAIM_HEADER]
+    if (claimId === undefined || attempt.claimTaken || !this.#isFor(attempt.type)) return
+    attempt.claimTaken = true
+    const payload = await this.#place?.take(attempt, claimId, this.#ttlMs)
+    if (!payload) throw missing(attempt, claimId, this.#clock?.now() ?? 0)
+    attempt.payload = parsed(payload, claimId)
+  }
+
+  #isFor(type: string): boolean {
+    return !this.#types || this.#types.has(type)
   }
 }
 
@@ -85,7 +101,7 @@ export function timeToLive(store: SagaStoreAdapter, ttl: Duration | undefined): 
   throw new ConfigurationError('ttl', undefined, 'a store that is not from outbox.sagaStore() needs one')
 }
 
-function missing({ headers }: Delivery, claimId: string, now: number): Error {
+function missing({ headers }: Attempt, claimId: string, now: number): Error {
   const expiredAt = Number(headers[CLAIM_EXPIRES_HEADER])
   return now >= expiredAt
     ? new ClaimExpiredError(`the payload of claim "${claimId}" expired; choose a longer time to live`)

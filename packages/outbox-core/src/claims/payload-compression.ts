@@ -86,7 +86,7 @@ const DEFLATE: Codec = {
 }
 
 // A thread pool job costs about as much as compressing this much (measured: some 65 µs).
-const ASYNC_FROM_BYTES = 64 * 1024
+export const COMPRESSED_AT_ONCE_BYTES: number = 64 * 1024
 
 /** @throws ConfigurationError */
 export function checkedCompression(compression: Compression): Compression {
@@ -100,7 +100,7 @@ export function checkedCompression(compression: Compression): Compression {
  */
 export function compress(compression: Compression, raw: Uint8Array): Compressed | Promise<Compressed> {
   const codec = compression === 'zstd' ? ZSTD : compression === 'deflate' ? DEFLATE : undefined
-  if (raw.byteLength >= ASYNC_FROM_BYTES) return compressAsync(codec, raw)
+  if (raw.byteLength >= COMPRESSED_AT_ONCE_BYTES) return compressAsync(codec, raw)
   return codec ? smaller(codec, codec.compress(raw), raw) : { codec: STORED, bytes: raw }
 }
 
@@ -125,7 +125,7 @@ export function decompress(
 ): Uint8Array | Promise<Uint8Array> {
   const codec = codecFor(codecId)
   assertPlausible(codec, bytes.byteLength, rawBytes)
-  if (rawBytes >= ASYNC_FROM_BYTES) return decompressAsync(codec, bytes, rawBytes)
+  if (rawBytes >= COMPRESSED_AT_ONCE_BYTES) return decompressAsync(codec, bytes, rawBytes)
   if (!codec) return Buffer.from(bytes)
   return exact(
     codec,

@@ -14,7 +14,7 @@ export type { EncryptionOptions } from './payload-encryption.ts'
 
 export interface PayloadCodecOptions {
   /** @default 'zstd' */
-  readonly compression?: Compression
+  readonly compression?: Compression | undefined
   readonly encryption?: EncryptionOptions
   /** Largest payload, in bytes before compression: from 1 to 2147483647. */
   readonly maxBytes: number

@@ -1,6 +1,6 @@
-import { toError } from '../errors.ts'
-import { errorFields, type Logger } from '../logger.ts'
+import type { Logger } from '../logger.ts'
 import type { Outcome, OutcomeResult, Purged } from '../storage.ts'
+import { errFields } from '../thrown.ts'
 
 /** The payload that a log line is about. */
 export interface PayloadSubject {
@@ -36,7 +36,7 @@ export class PayloadLog {
       this.#written(outcomes, results, started)
       return results
     } catch (error) {
-      this.#failed(outcomes, toError(error))
+      this.#failed(outcomes, error)
       throw error
     }
   }
@@ -60,16 +60,16 @@ export class PayloadLog {
   }
 
   /** Logs why `work` failed; that it went well is logged with what it is a part of. */
-  async failing<R>(
-    what: 'put' | 'get' | 'delete',
-    subject: PayloadSubject,
-    work: () => R | Promise<R>,
-  ): Promise<R> {
-    try {
-      return await work()
-    } catch (error) {
-      this.#logger.error({ ...subject, error: errorFields(toError(error)) }, `payload ${what} failed`)
+  failing<R>(what: 'put' | 'get' | 'delete', subject: PayloadSubject, work: () => R): R {
+    const failed = (error: unknown): never => {
+      this.#logger.error({ ...subject, ...errFields(error) }, `payload ${what} failed`)
       throw error
+    }
+    try {
+      const result = work()
+      return result instanceof Promise ? (result.catch(failed) as R) : result
+    } catch (error) {
+      return failed(error)
     }
   }
 
@@ -80,7 +80,7 @@ export class PayloadLog {
       this.#logger.debug({ ...purged, durationMs: since(started) }, 'cleanup')
       return purged
     } catch (error) {
-      this.#logger.error({ error: errorFields(toError(error)) }, 'cleanup failed')
+      this.#logger.error(errFields(error), 'cleanup failed')
       throw error
     }
   }
@@ -97,17 +97,17 @@ export class PayloadLog {
     }
   }
 
-  #failed(outcomes: readonly Outcome[], thrown: Error): void {
-    const error = errorFields(thrown)
+  #failed(outcomes: readonly Outcome[], error: unknown): void {
+    const fields = errFields(error)
     for (const { put, remove, routingSlipId } of outcomes) {
       for (const { id, data } of put) {
         this.#logger.error(
-          { routingSlipId, claimId: id, bytes: data.byteLength, error },
+          { routingSlipId, claimId: id, bytes: data.byteLength, ...fields },
           'payload put failed',
         )
       }
       for (const claimId of remove)
-        this.#logger.error({ routingSlipId, claimId, error }, 'payload delete failed')
+        this.#logger.error({ routingSlipId, claimId, ...fields }, 'payload delete failed')
     }
   }
 }

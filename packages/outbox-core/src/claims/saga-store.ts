@@ -1,14 +1,10 @@
-import {
-  ConfigurationError,
-  InvalidClaimIdError,
-  InvalidExpiryError,
-  PayloadTooLargeError,
-} from '../errors.ts'
-import { type Duration, durationMs, wholeNumber } from '../options.ts'
-import type { Outbox } from '../outbox.ts'
-import type { PayloadRecord, When } from '../storage.ts'
-import { type EncryptionOptions, PayloadCodec, type PayloadCodecOptions } from './payload-frame.ts'
-import { PayloadLog } from './payload-log.ts'
+import type { OutboxCore } from '../emitting/outbox-core.ts'
+import { InvalidClaimIdError, InvalidExpiryError } from '../errors.ts'
+import { type Duration, durationMs } from '../options.ts'
+import type { When } from '../storage.ts'
+import { COMPRESSED_AT_ONCE_BYTES } from './payload-compression.ts'
+import type { EncryptionOptions, PayloadCodecOptions } from './payload-frame.ts'
+import { PayloadStore } from './payload-store.ts'
 
 /**
  * Where payloads live that are too large for their events. Implement these five to keep them elsewhere (an object
@@ -48,53 +44,38 @@ export interface SagaStoreCall<Tx = unknown> {
   readonly routingSlipId?: string
 }
 
-const DEFAULT_MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
 const CLEANUP_BATCH = 1000
+
+// Beyond it the databases' own times end, each somewhere else.
+const LATEST_MS = Date.UTC(9999, 11, 31)
+
+/** What stands behind the face of a saga store; for the rooms of core only. */
+export let payloadsOf: (store: OutboxSagaStore) => PayloadStore
 
 /**
  * The saga store in an outbox's own database. Inside `outbox.transaction` (or with `{ transaction }`) its writes
  * commit and roll back with everything else; outside they are writes of their own. Made by `outbox.sagaStore(ttl)`.
  */
 export class OutboxSagaStore implements SagaStoreAdapter {
-  readonly outbox: Outbox
   /** How long a payload lives after it was put, in milliseconds. */
   readonly ttlMs: number
-  readonly #codec: PayloadCodec
-  readonly #log: PayloadLog
+  readonly #core: OutboxCore
+  readonly #payloads: PayloadStore
 
-  constructor(outbox: Outbox, ttl: Duration, options: SagaStoreOptions = {}) {
-    this.outbox = outbox
-    this.#log = new PayloadLog(outbox.logger)
+  static {
+    payloadsOf = (store) => store.#payloads
+  }
+
+  constructor(core: OutboxCore, ttl: Duration, options: SagaStoreOptions = {}) {
     this.ttlMs = durationMs('ttl', ttl)
-    const maxBytes = wholeNumber(
-      'maxPayloadBytes',
-      options.maxPayloadBytes ?? DEFAULT_MAX_PAYLOAD_BYTES,
-      1,
-      2 ** 31 - 1,
-    )
-    this.#codec = new PayloadCodec({
-      maxBytes,
-      ...(options.compression !== undefined && { compression: options.compression }),
-      ...(options.encryption !== undefined && { encryption: options.encryption }),
-    })
-    const { payloadBytes } = outbox.storage.limits
-    const { maxFrameBytes } = this.#codec
-    if (
-      options.maxPayloadBytes !== undefined &&
-      options.compression === 'none' &&
-      maxFrameBytes > payloadBytes
-    ) {
-      throw new ConfigurationError(
-        'maxPayloadBytes',
-        maxBytes,
-        `uncompressed it takes up to ${maxFrameBytes} bytes, and this database takes ${payloadBytes}`,
-      )
-    }
+    this.#core = core
+    this.#payloads = new PayloadStore(core, options)
   }
 
   /** Creates the tables, collections or indexes that are missing; the same as `outbox.initialize()`. */
-  initialize(): Promise<void> {
-    return this.outbox.initialize()
+  async initialize(): Promise<void> {
+    this.#core.assertNoTransaction('initialize()')
+    await this.#core.storage.initialize()
   }
 
   /**
@@ -104,11 +85,16 @@ export class OutboxSagaStore implements SagaStoreAdapter {
    * @throws InvalidClaimIdError, InvalidExpiryError (already past), PayloadTooLargeError: nothing is written
    */
   put(id: string, data: Uint8Array, expiresAt?: Date, call: SagaStoreCall = {}): Promise<void> {
-    return this.outbox.participate(call.transaction, async (context) => {
+    return this.#core.participate(call.transaction, async (context) => {
       assertClaimId(id)
       const { routingSlipId } = call
-      const record = await this.record(id, data, this.#expiry(expiresAt), routingSlipId)
-      await this.outbox.write([{ append: [], put: [record], remove: [], routingSlipId }], context)
+      // Compressed elsewhere, it would be read while the caller goes on with it.
+      const taken = data.byteLength < COMPRESSED_AT_ONCE_BYTES ? data : Uint8Array.from(data)
+      const record = this.#payloads.record(id, taken, this.#expiry(expiresAt), routingSlipId)
+      const assertStillThere = record instanceof Promise ? context?.mark() : undefined
+      const put = record instanceof Promise ? await record : record
+      assertStillThere?.()
+      await this.#core.write([{ append: [], put: [put], remove: [], routingSlipId }], context)
     })
   }
 
@@ -118,17 +104,20 @@ export class OutboxSagaStore implements SagaStoreAdapter {
    * @throws InvalidClaimIdError without asking the database; CorruptPayloadError, UnsupportedPayloadError,
    *   PayloadAuthenticationError or UnknownKeyError when the stored bytes can't be trusted
    */
-  async get(id: string, call: SagaStoreCall = {}): Promise<Uint8Array | undefined> {
-    const frame = await this.frame(id, call)
-    return frame && (await this.unframe(id, frame, call.routingSlipId))
+  get(id: string, call: SagaStoreCall = {}): Promise<Uint8Array | undefined> {
+    return this.#core.participate(call.transaction, async (context) => {
+      assertClaimId(id)
+      const frame = await this.#payloads.frame(id, context, call.routingSlipId)
+      return frame && this.#payloads.unframe(id, frame, call.routingSlipId)
+    })
   }
 
   /** Removes a payload; removing what isn't there is fine. @throws InvalidClaimIdError */
   delete(id: string, call: SagaStoreCall = {}): Promise<void> {
-    return this.outbox.participate(call.transaction, async (context) => {
+    return this.#core.participate(call.transaction, async (context) => {
       assertClaimId(id)
       const outcome = { append: [], put: [], remove: [id], routingSlipId: call.routingSlipId }
-      await this.outbox.write([outcome], context)
+      await this.#core.write([outcome], context)
     })
   }
 
@@ -137,49 +126,26 @@ export class OutboxSagaStore implements SagaStoreAdapter {
    * this in the background; call it from a cron job where none runs.
    *
    * @returns how many payloads were removed
+   * @throws TransactionOpenError inside a transaction
    */
   async cleanup(): Promise<number> {
+    this.#core.assertNoTransaction('cleanup()')
     let removed = 0
     for (;;) {
-      const { payloads } = await this.outbox.purge(CLEANUP_BATCH)
+      const { events, payloads } = await this.#core.purge(CLEANUP_BATCH)
       removed += payloads
-      if (payloads < CLEANUP_BATCH) return removed
+      if (events < CLEANUP_BATCH && payloads < CLEANUP_BATCH) return removed
     }
-  }
-
-  /** A framed payload, ready for a write. Not needed by users. */
-  record(id: string, data: Uint8Array, expires: When, routingSlipId?: string): Promise<PayloadRecord> {
-    return this.#log.failing('put', { routingSlipId, claimId: id, bytes: data.byteLength }, async () => {
-      const frame = await this.#codec.encode(data, id)
-      const { payloadBytes, payloadAdvice = 'this is the limit of the database: keep less in it' } =
-        this.outbox.storage.limits
-      if (frame.byteLength > payloadBytes)
-        throw new PayloadTooLargeError(payloadBytes, frame.byteLength, payloadAdvice)
-      return { id, data: frame, expires }
-    })
-  }
-
-  /** A payload's bytes as stored. Not needed by users. */
-  frame(id: string, call: SagaStoreCall = {}): Promise<Uint8Array | undefined> {
-    return this.outbox.participate(call.transaction, async (context) => {
-      assertClaimId(id)
-      return this.outbox.readPayload(id, context, call.routingSlipId)
-    })
-  }
-
-  /** The payload in stored bytes. Not needed by users. */
-  unframe(id: string, frame: Uint8Array, routingSlipId?: string): Promise<Uint8Array> {
-    const subject = { routingSlipId, claimId: id, bytes: frame.byteLength }
-    return this.#log.failing('get', subject, () => this.#codec.decode(frame, id))
   }
 
   #expiry(expiresAt: Date | undefined): When {
     if (expiresAt === undefined) return { inMs: this.ttlMs }
     const at = expiresAt instanceof Date ? expiresAt.getTime() : Number.NaN
-    if (Number.isNaN(at)) throw new InvalidExpiryError('expiresAt is not a valid Date')
-    if (at <= this.outbox.clock.now()) {
+    if (!(at <= LATEST_MS))
+      throw new InvalidExpiryError('expiresAt is not a valid Date before the year 10000')
+    if (at <= this.#core.clock.now()) {
       throw new InvalidExpiryError(
-        `expiresAt is ${expiresAt.toISOString()}, which has passed; choose a later moment`,
+        `expiresAt is ${new Date(at).toISOString()}, which has passed; choose a later moment`,
       )
     }
     return { at }

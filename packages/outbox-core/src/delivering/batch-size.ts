@@ -1,12 +1,14 @@
-const FIRST = 100
-
 // A batch that takes longer than this to be started is too much for one worker: the next one is smaller.
 const SLOW_MS = 200
 
 // So is one whose bodies take more of its memory than this, in UTF-16 units.
 const LARGE = 4 * 1024 * 1024
 
-/** How many events one lease takes: more while batches are started quickly, fewer while they are slow or large. */
+/**
+ * How many events one lease takes: at first as many as there are handlers, then twice as many each time while batches are
+ * started quickly, and half as many while they are slow or large. What a worker has leased and can't start, idle ones
+ * can't take.
+ */
 export class BatchSize {
   readonly #least: number
   readonly #most: number
@@ -18,7 +20,7 @@ export class BatchSize {
   constructor(least: number, most: number) {
     this.#least = least
     this.#most = most
-    this.#current = Math.min(Math.max(FIRST, least), most)
+    this.#current = Math.min(least, most)
   }
 
   get current(): number {
@@ -40,7 +42,9 @@ export class BatchSize {
   end(now: number): void {
     if (this.#startedAt === undefined) return
     const tooMuch = now - this.#startedAt > SLOW_MS || this.#length > LARGE
-    const wanted = tooMuch ? Math.max(this.#least, Math.floor(this.#current / 2)) : this.#current * 2
+    const wanted = tooMuch
+      ? Math.max(Math.min(this.#least, this.#current), Math.floor(this.#current / 2))
+      : this.#current * 2
     this.#current = Math.min(wanted, this.#most)
     this.#startedAt = undefined
   }

@@ -15,8 +15,8 @@ export interface BusOptions<Events extends object = Record<string, unknown>> {
    */
   readonly concurrency?: number
   /**
-   * Most events leased at once. A worker begins with 100, takes more while its batches are done quickly, and fewer
-   * while they are slow or large.
+   * Most events leased at once. A worker begins with as many as it has handlers (`concurrency`), takes more while its
+   * batches are done quickly, and fewer while they are slow or large.
    * @default 400
    */
   readonly batchSize?: number
@@ -27,7 +27,7 @@ export interface BusOptions<Events extends object = Record<string, unknown>> {
    */
   readonly lease?: Duration
   /**
-   * How often leases are renewed.
+   * How often leases are renewed: less than half of `lease`, so that one renewal may fail.
    * @default a third of `lease`
    */
   readonly heartbeat?: Duration
@@ -36,6 +36,19 @@ export interface BusOptions<Events extends object = Record<string, unknown>> {
    * @default '5m'
    */
   readonly handlerTimeout?: Duration
+  /**
+   * How long an event that this process can't handle (no handler, an activity it does not know, a key it lacks, a newer
+   * format) is given back for other processes before it becomes a dead letter: counted from when it was stored, and at
+   * least ten minutes from when this process met it first.
+   * @default '1d'
+   */
+  readonly deferFor?: Duration
+  /**
+   * Refuses an `emit`, and an `engine.emit`, outside a transaction: for all event types, or for these (the slips of an
+   * engine have the type `saga.step`).
+   * @default false
+   */
+  readonly requireTransaction?: boolean | readonly string[]
   /**
    * What becomes of completed events: deleted, or kept for a time (within which their ids can't be used again).
    * @default 'delete'
@@ -60,6 +73,13 @@ export interface DispatcherSettings {
   readonly leaseMs: number
   readonly heartbeatMs: number
   readonly handlerTimeoutMs: number
+  readonly deferForMs: number
+  /** How long a call of the worker into its database may hold up the next one. */
+  readonly softDeadlineMs: number
+  /** How long such a call is waited for before it is repeated. */
+  readonly hardDeadlineMs: number
+  /** How long an outcome that can't be written is kept, its lease with it. */
+  readonly asideMs: number
   readonly retentionMs: number
   readonly minPollMs: number
   readonly maxPollMs: number
@@ -70,11 +90,11 @@ export interface DispatcherSettings {
 export function dispatcherSettings(options: Omit<BusOptions, 'schemas'>): DispatcherSettings {
   const leaseMs = durationMs('lease', options.lease ?? '30s', 10)
   const heartbeatMs = durationMs('heartbeat', options.heartbeat ?? Math.ceil(leaseMs / 3))
-  if (heartbeatMs >= leaseMs) {
+  if (heartbeatMs >= leaseMs / 2) {
     throw new ConfigurationError(
-      'lease',
-      options.lease ?? '30s',
-      `it must be longer than the heartbeat, ${heartbeatMs} ms`,
+      'heartbeat',
+      options.heartbeat ?? heartbeatMs,
+      `it must be shorter than half the lease, ${leaseMs} ms`,
     )
   }
   const minPollMs = durationMs('poll.min', options.poll?.min ?? 10)
@@ -83,6 +103,8 @@ export function dispatcherSettings(options: Omit<BusOptions, 'schemas'>): Dispat
     batchSize: wholeNumber('batchSize', options.batchSize ?? 400, 1, 1_000),
     leaseMs,
     heartbeatMs,
+    ...deadlines(leaseMs),
+    deferForMs: durationMs('deferFor', options.deferFor ?? '1d'),
     handlerTimeoutMs: durationMs('handlerTimeout', options.handlerTimeout ?? '5m'),
     retentionMs:
       options.retention === undefined || options.retention === 'delete'
@@ -91,5 +113,21 @@ export function dispatcherSettings(options: Omit<BusOptions, 'schemas'>): Dispat
     minPollMs,
     maxPollMs: durationMs('poll.max', options.poll?.max ?? Math.max(1_000, minPollMs), minPollMs),
     purgeIntervalMs: durationMs('purgeInterval', options.purgeInterval ?? '1m'),
+  }
+}
+
+// Below this a database that is merely busy would be asked again and again.
+const LEAST_SOFT_MS = 100
+
+const ASIDE_LEASES = 10
+
+/** How long a worker waits for its database: shares of the lease. */
+function deadlines(
+  leaseMs: number,
+): Pick<DispatcherSettings, 'softDeadlineMs' | 'hardDeadlineMs' | 'asideMs'> {
+  return {
+    softDeadlineMs: Math.ceil(Math.min(leaseMs / 4, Math.max(LEAST_SOFT_MS, leaseMs / 100))),
+    hardDeadlineMs: Math.ceil(leaseMs / 3),
+    asideMs: leaseMs * ASIDE_LEASES,
   }
 }

@@ -1,15 +1,17 @@
 import type { Clock } from '../clock.ts'
-import type { Emission } from '../emitting/emission.ts'
-import { StoppingError, StorageError, toError } from '../errors.ts'
-import { errorFields, type Logger } from '../logger.ts'
-import type { Outbox } from '../outbox.ts'
+import type { OutboxCore } from '../emitting/outbox-core.ts'
+import { StoppingError, StorageError, UnansweredError } from '../errors.ts'
+import type { Logger } from '../logger.ts'
 import type { LeasedEvent, Outcome, OutcomeResult, PayloadRecord } from '../storage.ts'
+import { errFields } from '../thrown.ts'
+import { Attempt } from './attempt.ts'
 import { BatchSize } from './batch-size.ts'
 import type { DispatcherSettings } from './bus-options.ts'
 import { leasedBy, leasingOn } from './continuing.ts'
-import { Delivery } from './delivery.ts'
-import { type Handling, released } from './handling.ts'
-import { Heartbeat } from './heartbeat.ts'
+import { answeredWithin, Unanswered } from './deadline.ts'
+import type { Handling } from './handling.ts'
+import { Heartbeat, leaseLost } from './heartbeat.ts'
+import { released } from './outcomes.ts'
 import { Poller, type Taken } from './poller.ts'
 import { Purger } from './purger.ts'
 import { type Finished, Settler } from './settler.ts'
@@ -22,66 +24,75 @@ const UNANSWERED_MS = 5_000
 
 /** Takes due events in batches, has them handled with bounded concurrency, and has their outcomes written. */
 export class Dispatcher {
-  readonly #outbox: Outbox
+  readonly #core: OutboxCore
   readonly #clock: Clock
   readonly #logger: Logger
   readonly #settings: DispatcherSettings
   readonly #handling: Handling
-  readonly #emission: Emission
   readonly #settler: Settler
   readonly #heartbeat: Heartbeat
   readonly #purger: Purger
-  readonly #completed: (delivery: Delivery) => void
-  /** Everything leased here and not yet settled. */
-  readonly #held = new Set<Delivery>()
-  readonly #queue: Delivery[] = []
+  readonly #completed: (attempt: Attempt) => void
+  /** Everything leased here and not yet settled, the latest attempt at each event. */
+  readonly #held = new Map<string, Attempt>()
+  /** Older attempts at events that were leased here again. */
+  readonly #superseded = new Set<Attempt>()
+  readonly #queue: Attempt[] = []
   readonly #poller: Poller
   readonly #batchSize: BatchSize
   /** Whether the last lease may have left something waiting. */
   #backlog = true
+  readonly #unanswered: Unanswered
   #active = 0
   #stopping = false
+  #starting: Promise<void> = Promise.resolve()
   #allSettled: (() => void) | undefined
   #unsubscribe: (() => void) | undefined
   #unlisten: (() => Promise<void>) | undefined
 
   constructor(parts: {
-    outbox: Outbox
+    core: OutboxCore
     settings: DispatcherSettings
     handling: Handling
-    emission: Emission
-    completed: (delivery: Delivery) => void
+    completed: (attempt: Attempt) => void
   }) {
-    this.#outbox = parts.outbox
-    this.#clock = parts.outbox.clock
-    this.#logger = parts.outbox.logger
-    this.#settings = parts.settings
+    const { core, settings } = parts
+    this.#core = core
+    this.#clock = core.clock
+    this.#logger = core.logger
+    this.#settings = settings
     this.#handling = parts.handling
-    this.#emission = parts.emission
     this.#completed = parts.completed
-    const { batchSize, concurrency } = parts.settings
-    this.#batchSize = new BatchSize(concurrency, batchSize)
-    this.#settler = new Settler(parts.outbox, parts.settings, (...settled) => this.#settled(...settled))
-    const { leaseMs, heartbeatMs: everyMs, purgeIntervalMs } = parts.settings
-    this.#heartbeat = new Heartbeat(parts.outbox, { everyMs, leaseMs }, () => this.#held)
-    this.#purger = new Purger(parts.outbox, purgeIntervalMs)
-    this.#poller = new Poller(this.#clock, parts.settings, {
+    this.#batchSize = new BatchSize(settings.concurrency, settings.batchSize)
+    this.#settler = new Settler(core, settings, (...settled) => this.#settled(...settled))
+    this.#heartbeat = new Heartbeat(core, settings, () => this.#lookedAfter())
+    this.#purger = new Purger(core, settings)
+    this.#unanswered = new Unanswered(this.#clock, settings.hardDeadlineMs)
+    this.#poller = new Poller(this.#clock, settings, {
       full: () => this.#full(),
       lease: () => this.#leaseOrLog(),
     })
   }
 
   /** @throws what the first lease throws, unless it is a failure that may pass by itself. */
-  async start(): Promise<void> {
+  start(): Promise<void> {
+    this.#starting = this.#start()
+    return this.#starting
+  }
+
+  async #start(): Promise<void> {
     try {
-      await this.#lease()
+      await this.#lease(this.#settings.hardDeadlineMs)
     } catch (error) {
-      if (!(error instanceof StorageError && error.transient)) throw error
-      this.#logger.warn({ error: errorFields(error) }, 'the database is not there yet; polling until it is')
+      const passes = error instanceof UnansweredError || (error instanceof StorageError && error.transient)
+      if (!passes) throw error
+      this.#logger.warn(errFields(error), 'the database is not there yet; polling until it is')
     }
-    this.#unsubscribe = this.#outbox.onWake((inMs) => this.#poller.wakeIn(inMs))
-    this.#unlisten = await this.#listen()
+    if (this.#stopping) return
     this.#heartbeat.start()
+    this.#unsubscribe = this.#core.wake.subscribe((inMs) => this.#poller.wakeIn(inMs))
+    this.#unlisten = await this.#listen()
+    if (this.#stopping) return
     this.#purger.start()
     this.#poller.start()
   }
@@ -89,7 +100,6 @@ export class Dispatcher {
   /** Takes nothing new, waits for what runs, then aborts it, and gives back every lease that the database lets it. */
   async stop(drainMs: number): Promise<void> {
     this.#stopping = true
-    this.#unsubscribe?.()
     if (await this.#within(drainMs + 2 * GRACE_MS + UNANSWERED_MS, this.#end(drainMs))) return
     this.#settler.abandon()
     void this.#heartbeat.stop()
@@ -97,13 +107,16 @@ export class Dispatcher {
   }
 
   async #end(drainMs: number): Promise<void> {
-    await Promise.all([this.#poller.stop(), this.#purger.stop(), this.#unlisten?.()])
+    // Whatever it failed with has been told to whoever started.
+    await this.#starting.catch(() => {})
+    this.#unsubscribe?.()
+    await Promise.all([this.#poller.stop(), this.#purger.stop(), this.#endListening()])
     this.#releaseQueue()
     if (!(await this.#emptied(drainMs))) {
       const reason = new StoppingError('the bus is stopping')
-      for (const delivery of this.#held) delivery.abort(reason, { wait: true })
+      this.#abortAll((attempt) => attempt.abort(reason, { wait: true }))
       if (!(await this.#emptied(GRACE_MS))) {
-        for (const delivery of this.#held) delivery.abort(reason)
+        this.#abortAll((attempt) => attempt.abort(reason))
         this.#settler.abandon()
         // What was aborted is still on its way to the settler.
         await this.#emptied(GRACE_MS)
@@ -114,66 +127,112 @@ export class Dispatcher {
   }
 
   async #listen(): Promise<(() => Promise<void>) | undefined> {
+    const { listen } = this.#core.storage
+    if (!listen) return undefined
+    const wake = (): void => this.#poller.wakeIn(0)
     try {
-      return await this.#outbox.storage.listen?.(() => this.#poller.wakeIn(0))
+      const listening = () => listen.call(this.#core.storage, wake)
+      const late = (end: () => Promise<void>): void => void end().catch(() => {})
+      return await answeredWithin(this.#clock, this.#settings.hardDeadlineMs, listening, late)
     } catch (error) {
-      const fields = { error: errorFields(toError(error)) }
-      this.#logger.warn(fields, 'other processes can’t wake this one; polling finds their events')
+      this.#logger.warn(errFields(error), 'other processes can’t wake this one; polling finds their events')
       return undefined
     }
   }
 
+  async #endListening(): Promise<void> {
+    await this.#unlisten?.().catch((error: unknown) =>
+      this.#logger.warn(errFields(error), 'listening not ended'),
+    )
+  }
+
   async #leaseOrLog(): Promise<Taken> {
+    const { softDeadlineMs, hardDeadlineMs } = this.#settings
     try {
-      return await this.#lease()
-    } catch (thrown) {
-      const error = toError(thrown)
-      const level = error instanceof StorageError ? 'warn' : 'error'
-      this.#logger[level]({ error: errorFields(error) }, 'lease failed, will repeat')
+      // One that is not answered holds up the next for a moment only; several would pile up on a slow database.
+      return await this.#lease(this.#unanswered.any ? hardDeadlineMs : softDeadlineMs)
+    } catch (error) {
+      const level = error instanceof StorageError || error instanceof UnansweredError ? 'warn' : 'error'
+      this.#logger[level](errFields(error), 'lease failed, will repeat')
       return { count: 0, more: false }
     }
   }
 
-  async #lease(): Promise<Taken> {
+  /** @param deadlineMs how long it may hold up the next one */
+  async #lease(deadlineMs: number): Promise<Taken> {
     const leasedAt = this.#clock.elapsed()
     const wanted = this.#batchSize.current
-    const events = await this.#outbox.storage.lease(wanted, this.#settings.leaseMs)
+    const leasing = (): Promise<readonly LeasedEvent[]> =>
+      this.#unanswered.count(this.#core.storage.lease(wanted, this.#settings.leaseMs))
+    const late = (events: readonly LeasedEvent[]): void => this.#take(events, leasedAt)
+    const events = await answeredWithin(this.#clock, deadlineMs, leasing, late)
     this.#backlog = events.length === wanted
     if (events.length > 0 && this.#queue.length === 0) this.#batchSize.begin(leasedAt)
+    this.#take(events, leasedAt)
+    return { count: events.length, more: this.#backlog }
+  }
+
+  #take(events: readonly LeasedEvent[], leasedAt: number): void {
+    // An answer so late may be about leases that others have by now.
+    if (this.#clock.elapsed() - leasedAt >= this.#settings.leaseMs) return
     for (const leased of events) {
       this.#accept(leased, leasedAt)
       this.#batchSize.add(leased.body.length)
     }
-    this.#startMore()
-    return { count: events.length, more: this.#backlog }
+    if (this.#stopping) this.#releaseQueue()
+    else this.#startMore()
   }
 
   #accept(leased: LeasedEvent, leasedAt: number, carried: readonly PayloadRecord[] = []): void {
-    const { retentionMs } = this.#settings
-    const delivery = new Delivery(leased, this.#emission, this.#logger, leasedAt, retentionMs)
-    delivery.carried = carried
-    this.#held.add(delivery)
-    this.#queue.push(delivery)
+    const attempt = new Attempt(leased, this.#logger, leasedAt, this.#settings.retentionMs)
+    attempt.carried = carried
+    const older = this.#held.get(attempt.id)
+    if (older) {
+      this.#superseded.add(older)
+      older.abort(leaseLost())
+    }
+    this.#held.set(attempt.id, attempt)
+    this.#queue.push(attempt)
   }
 
   #releaseQueue(): void {
-    for (const delivery of this.#queue.splice(0)) this.#settler.add({ delivery, outcome: released(delivery) })
+    for (const attempt of this.#queue.splice(0)) this.#settler.add({ attempt, outcome: released(attempt) })
+  }
+
+  /** What needs its lease kept; what could not be begun within a heartbeat is for workers that have room. */
+  #lookedAfter(): Iterable<Attempt> {
+    const unbegun = this.#clock.elapsed() - this.#settings.heartbeatMs
+    while (this.#queue[0] && this.#queue[0].since <= unbegun && this.#active > 0) {
+      const attempt = this.#queue.shift() as Attempt
+      this.#settler.add({ attempt, outcome: released(attempt) })
+    }
+    return this.#held.values()
   }
 
   #startMore(): void {
     while (this.#active < this.#settings.concurrency && !this.#stopping) {
-      const delivery = this.#queue.shift()
-      if (!delivery) return
+      const attempt = this.#queue.shift()
+      if (!attempt) return
       if (this.#queue.length === 0) this.#batchSize.end(this.#clock.elapsed())
-      void this.#run(delivery)
+      void this.#run(attempt)
     }
   }
 
-  async #run(delivery: Delivery): Promise<void> {
+  async #run(attempt: Attempt): Promise<void> {
     this.#active++
-    const outcome = await this.#handling.outcome(delivery)
-    this.#active--
-    this.#settler.add({ delivery, outcome: this.#goingOn(outcome) })
+    let active = true
+    const rest = (): void => {
+      if (!active) return
+      active = false
+      this.#active--
+    }
+    attempt.onWaiting = () => {
+      rest()
+      this.#startMore()
+    }
+    const outcome = await this.#handling.outcome(attempt)
+    rest()
+    this.#settler.add({ attempt, outcome: this.#goingOn(outcome) })
     this.#startMore()
     this.#poller.offerRoom()
   }
@@ -187,28 +246,43 @@ export class Dispatcher {
 
   #full(): boolean {
     const { current } = this.#batchSize
-    return this.#queue.length > current / 2 || this.#held.size > current * 2
+    const { concurrency, batchSize } = this.#settings
+    const { aside } = this.#settler
+    // What was set aside holds up nobody, as long as it is not everything.
+    if (aside > batchSize * 4) return true
+    return (
+      this.#queue.length > current / 2 ||
+      this.#held.size - aside > Math.max(current * 2, current + concurrency)
+    )
   }
 
-  #settled({ delivery, outcome }: Finished, result: OutcomeResult, writingSince: number): void {
-    if (result.status === 'applied') this.#goOn(outcome, writingSince)
-    this.#held.delete(delivery)
-    if (this.#held.size === 0) this.#allSettled?.()
-    if (result.status === 'applied' && outcome.settle?.kind === 'complete') this.#completed(delivery)
+  #settled({ attempt, outcome }: Finished, result: OutcomeResult, writingSince: number): void {
+    if (result.status === 'applied') this.#goOn(attempt, outcome, writingSince)
+    if (!this.#superseded.delete(attempt)) this.#held.delete(attempt.id)
+    if (this.#isEmpty()) this.#allSettled?.()
+    if (result.status === 'applied' && outcome.settle?.kind === 'complete') this.#completed(attempt)
     this.#poller.offerRoom()
   }
 
-  #goOn(outcome: Outcome, leasedAt: number): void {
-    const events = leasedBy(outcome, this.#clock.now())
+  #goOn(attempt: Attempt, outcome: Outcome, leasedAt: number): void {
+    const events = leasedBy(outcome, attempt.databaseNow(leasedAt))
     if (events.length === 0) return
     for (const event of events) this.#accept(event, leasedAt, outcome.put)
     if (this.#stopping) this.#releaseQueue()
     else this.#startMore()
   }
 
+  #isEmpty(): boolean {
+    return this.#held.size + this.#superseded.size === 0
+  }
+
+  #abortAll(abort: (attempt: Attempt) => void): void {
+    for (const attempt of [...this.#held.values(), ...this.#superseded]) abort(attempt)
+  }
+
   /** Whether everything leased was settled within `ms`. */
   async #emptied(ms: number): Promise<boolean> {
-    if (this.#held.size === 0) return true
+    if (this.#isEmpty()) return true
     const { promise, resolve } = Promise.withResolvers<void>()
     this.#allSettled = resolve
     return this.#within(ms, promise)

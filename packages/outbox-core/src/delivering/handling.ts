@@ -1,171 +1,181 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
+import { AsyncScope, outsideCallers, scopeOwner } from '../async-scope.ts'
 import type { Clock } from '../clock.ts'
+import type { Emission } from '../emitting/emission.ts'
+import { CLAIM_HEADER } from '../emitting/event.ts'
 import { validate } from '../emitting/schema.ts'
-import {
-  HandlerMissingError,
-  isPermanent,
-  LeaseLostError,
-  PermanentError,
-  RetryLaterError,
-  StoppingError,
-  TimeoutError,
-  toError,
-} from '../errors.ts'
-import { errorFields, type Logger } from '../logger.ts'
+import { ClaimUntakenError, HandlerMissingError, PermanentError, TimeoutError } from '../errors.ts'
+import type { Logger } from '../logger.ts'
 import type { MiddlewareChain } from '../middleware.ts'
-import type { Outcome, Settlement } from '../storage.ts'
-import type { Delivery } from './delivery.ts'
+import type { Outcome } from '../storage.ts'
+import { errFields, toError } from '../thrown.ts'
+import type { Attempt } from './attempt.ts'
+import { EmitSession } from './emit-session.ts'
+import { causeOf, judge } from './judgement.ts'
+import { buried, completed, released, renewalIfShort, retried } from './outcomes.ts'
+import { Patience } from './patience.ts'
+import type { Registration, Registrations } from './registrations.ts'
 import type { RetryPolicy } from './retry.ts'
 
-/** What handles the events of one type. */
-export interface Registration {
+interface HandlingParts {
+  readonly registrations: Registrations
+  readonly middleware: MiddlewareChain
+  readonly schemas: ReadonlyMap<string, StandardSchemaV1>
+  readonly emission: Emission
+  /** For event types that have no handler here. */
   readonly retry: RetryPolicy
-  readonly timeoutMs: number
-  handle(delivery: Delivery): void | Promise<void>
-  /** Called before the event is buried: what it emits becomes part of that write. */
-  buried?(delivery: Delivery, error: Error): Promise<void>
+  readonly deferForMs: number
+  readonly clock: Clock
+  readonly logger: Logger
 }
+
+// How long a failed attempt waits for what it has begun to emit; sealed, none of that counts any more.
+const DROP_MS = 1_000
 
 /** One attempt, from the leased event to the outcome that has to be written. */
 export class Handling {
-  readonly #registrations: ReadonlyMap<string, Registration>
-  readonly #middleware: MiddlewareChain
-  readonly #schemas: ReadonlyMap<string, StandardSchemaV1>
-  readonly #unknownType: RetryPolicy
-  readonly #clock: Clock
-  readonly #logger: Logger
+  readonly #parts: HandlingParts
+  readonly #patience: Patience
+  readonly #scope: AsyncScope
+  #running = 0
 
-  constructor(parts: {
-    registrations: ReadonlyMap<string, Registration>
-    middleware: MiddlewareChain
-    schemas: ReadonlyMap<string, StandardSchemaV1>
-    unknownType: RetryPolicy
-    clock: Clock
-    logger: Logger
-  }) {
-    this.#registrations = parts.registrations
-    this.#middleware = parts.middleware
-    this.#schemas = parts.schemas
-    this.#unknownType = parts.unknownType
-    this.#clock = parts.clock
-    this.#logger = parts.logger
+  constructor(parts: HandlingParts) {
+    this.#parts = parts
+    this.#patience = new Patience(parts.clock, parts.deferForMs)
+    this.#scope = new AsyncScope(this, outsideCallers)
+  }
+
+  /** Whether the caller is code of a handler that runs. */
+  get isAroundCaller(): boolean {
+    return this.#running > 0 && scopeOwner() === this
   }
 
   handles(type: string): boolean {
-    return this.#registrations.has(type)
+    return this.#parts.registrations.has(type)
   }
 
   /** Runs the handler and says what to write. Never throws. */
-  async outcome(delivery: Delivery): Promise<Outcome> {
-    const registration = this.#registrations.get(delivery.type)
+  async outcome(attempt: Attempt): Promise<Outcome> {
+    this.#running++
+    const registration = this.#parts.registrations.get(attempt.type)
+    const session = new EmitSession(this.#parts.emission, (error) => this.#tooLate(attempt, error))
     try {
       // While it waited for its turn.
-      if (delivery.abortReason) throw delivery.abortReason
-      if (!registration) throw new HandlerMissingError(delivery.type)
-      this.#refuseExhausted(delivery, registration)
-      const running = this.#run(delivery, registration)
-      if (running) await this.#limited(delivery, registration, running)
-      const emitting = delivery.close()
-      if (emitting) await emitting
-      return completed(delivery)
+      if (attempt.abortReason) throw attempt.abortReason
+      if (!registration) throw new HandlerMissingError(attempt.type)
+      refuseExhausted(attempt, registration)
+      const running = this.#scope.run(() => this.#run(attempt, registration, session))
+      if (running) await this.#limited(attempt, registration, running)
+      const sealing = session.seal()
+      if (sealing) await this.#limited(attempt, registration, sealing)
+      return completed(attempt, session)
     } catch (thrown) {
-      return this.#failed(delivery, registration, toError(thrown))
+      const dropping = session.drop()
+      if (dropping) await this.#patiently(dropping)
+      return this.#failed(attempt, registration, toError(thrown))
+    } finally {
+      this.#running--
     }
   }
 
-  // An attempt is counted when it is leased: one that killed its process left no other trace.
-  #refuseExhausted({ attempt }: Delivery, { retry }: Registration): void {
-    if (attempt <= retry.maxAttempts) return
-    throw new PermanentError(
-      `all ${retry.maxAttempts} attempts ended without a report: the process died or hung while handling this event`,
-    )
-  }
-
-  #run(delivery: Delivery, registration: Registration): void | Promise<void> {
-    delivery.payload = parsed(delivery.leased.body)
-    return this.#middleware.handle(delivery, () => {
-      const schema = this.#schemas.get(delivery.type)
-      if (!schema) return registration.handle(delivery)
-      return checked(delivery, schema).then(() => registration.handle(delivery))
+  #run(attempt: Attempt, registration: Registration, session: EmitSession): void | Promise<void> {
+    attempt.payload = parsed(attempt.leased.body)
+    if (attempt.headers[CLAIM_HEADER] === undefined) return this.#enter(attempt, registration, session)
+    return this.#parts.middleware.moveIn(attempt).then(() => {
+      if (!attempt.claimTaken) throw new ClaimUntakenError(attempt.type)
+      return this.#enter(attempt, registration, session)
     })
   }
 
-  async #limited(delivery: Delivery, { timeoutMs }: Registration, running: Promise<void>): Promise<void> {
-    const cancel = this.#clock.after(timeoutMs, () => {
-      delivery.abort(
-        new TimeoutError(`the handler of event "${delivery.type}" took longer than ${timeoutMs} ms`),
+  #enter(attempt: Attempt, registration: Registration, session: EmitSession): void | Promise<void> {
+    return this.#parts.middleware.handle(attempt, () => {
+      const schema = this.#parts.schemas.get(attempt.type)
+      if (!schema) return registration.handle(attempt, session)
+      return checked(attempt, schema).then(() => registration.handle(attempt, session))
+    })
+  }
+
+  async #limited(attempt: Attempt, { timeoutMs }: Registration, running: Promise<void>): Promise<void> {
+    const cancel = this.#parts.clock.after(timeoutMs, () => {
+      attempt.abort(
+        new TimeoutError(`the handler of event "${attempt.type}" took longer than ${timeoutMs} ms`),
       )
     })
     try {
-      await delivery.attend(running)
+      await attempt.attend(running)
     } finally {
       cancel()
     }
   }
 
-  async #failed(delivery: Delivery, registration: Registration | undefined, error: Error): Promise<Outcome> {
-    delivery.discard()
-    if (delivery.abortReason instanceof StoppingError || delivery.abortReason instanceof LeaseLostError) {
-      return released(delivery)
-    }
-    const retry = registration?.retry ?? this.#unknownType
-    if (isPermanent(error) || delivery.attempt >= retry.maxAttempts)
-      return this.#buried(delivery, registration, error)
-    const delayMs = error instanceof RetryLaterError ? error.delayMs : retry.delayAfter(delivery.attempt)
-    const reason = error instanceof RetryLaterError && error.cause ? toError(error.cause) : error
-    this.#logger.warn(
-      { ...delivery.logFields, delayMs, error: errorFields(reason) },
-      'attempt failed, will retry',
-    )
-    const put = delivery.renewalIfShort(delayMs, this.#clock.now())
-    return { ...settled(delivery, { kind: 'retry', delayMs, error: errorText(reason), counted: true }), put }
+  async #failed(attempt: Attempt, registration: Registration | undefined, error: Error): Promise<Outcome> {
+    const { clock, retry } = this.#parts
+    const ageMs = Math.max(0, attempt.databaseNow(clock.elapsed()) - attempt.leased.createdAt)
+    const verdict = judge({
+      place: attempt.place,
+      error,
+      abortReason: attempt.abortReason,
+      attempt: attempt.number,
+      policy: registration?.retry ?? retry,
+      ageMs,
+      outOfPatience: () => this.#patience.isOver(attempt.id, ageMs),
+    })
+    if (verdict.kind === 'release') return released(attempt)
+    if (verdict.kind === 'bury') return this.#buried(attempt, registration, causeOf(error))
+    const { kind, delayMs } = verdict
+    const reason = causeOf(error)
+    this.#report(attempt, kind, { ...attempt.logFields, delayMs, ...errFields(reason) })
+    await registration?.delayed?.(attempt, delayMs)
+    const put = await renewalIfShort(attempt, delayMs, clock.now()).catch((failure: unknown) => {
+      this.#parts.logger.warn({ ...attempt.logFields, ...errFields(failure) }, 'payload not renewed')
+      return []
+    })
+    return { ...retried(attempt, reason, { delayMs, counted: kind === 'retry' }), put }
   }
 
-  async #buried(delivery: Delivery, registration: Registration | undefined, error: Error): Promise<Outcome> {
-    this.#logger.error({ ...delivery.logFields, error: errorFields(error) }, 'event buried as a dead letter')
+  // What is deferred comes back often: the first time tells all there is to tell.
+  #report(attempt: Attempt, kind: 'retry' | 'defer', fields: object): void {
+    const { logger } = this.#parts
+    if (kind === 'retry') logger.warn(fields, 'attempt failed, will retry')
+    else if (this.#patience.meet(attempt.id)) logger.warn(fields, 'event deferred, not counted')
+    else logger.debug(fields, 'event deferred again, not counted')
+  }
+
+  async #buried(attempt: Attempt, registration: Registration | undefined, error: Error): Promise<Outcome> {
+    const { logger, emission } = this.#parts
+    logger.error({ ...attempt.logFields, ...errFields(error) }, 'event buried as a dead letter')
+    const session = new EmitSession(emission, () => {})
     try {
-      await registration?.buried?.(delivery, error)
-      await delivery.close()
+      await registration?.buried?.(attempt, session, error)
+      await session.seal()
+      const renewed = (await attempt.stored?.renew(0)) ?? []
+      return buried(attempt, error, { append: session.append, put: [...session.put, ...renewed] })
     } catch (thrown) {
-      const fields = { ...delivery.logFields, error: errorFields(toError(thrown)) }
-      this.#logger.error(fields, 'what should follow a burial failed; buried all the same')
+      const fields = { ...attempt.logFields, ...errFields(thrown) }
+      logger.error(fields, 'what should follow a burial failed; buried all the same')
+      return buried(attempt, error)
     }
-    const settle: Settlement = { ...lease(delivery), kind: 'bury', error: errorText(error) }
-    const { append, put, routingSlipId } = delivery
-    return { settle, append, put: [...put, ...delivery.renewal(0)], remove: [], routingSlipId }
+  }
+
+  #tooLate(attempt: Attempt, error: unknown): void {
+    const fields = { ...attempt.logFields, ...errFields(error) }
+    this.#parts.logger.warn(fields, 'emitted too late, after its attempt had ended')
+  }
+
+  async #patiently(dropping: Promise<unknown>): Promise<void> {
+    const { promise: enough, resolve } = Promise.withResolvers<void>()
+    const cancel = this.#parts.clock.after(DROP_MS, resolve)
+    await Promise.race([dropping, enough])
+    cancel()
   }
 }
 
-/** Gives a lease back as if the attempt had not been. */
-export function released(delivery: Delivery): Outcome {
-  return settled(delivery, { kind: 'retry', delayMs: 0, error: null, counted: false })
-}
-
-/** Buries an event whose outcome the database refuses for good. */
-export function refused(delivery: Delivery, error: Error): Outcome {
-  return settled(delivery, { kind: 'bury', error: errorText(error) })
-}
-
-function completed(delivery: Delivery): Outcome {
-  const { append, put, remove, routingSlipId, keepMs } = delivery
-  return { settle: { ...lease(delivery), kind: 'complete', keepMs }, append, put, remove, routingSlipId }
-}
-
-type SettlementOf<Kind> = Extract<Settlement, { kind: Kind }>
-type Verdict = Omit<SettlementOf<'retry'>, 'id' | 'attempt'> | Omit<SettlementOf<'bury'>, 'id' | 'attempt'>
-
-function settled(delivery: Delivery, verdict: Verdict): Outcome {
-  const settle: Settlement = { ...lease(delivery), ...verdict }
-  return { settle, append: [], put: [], remove: [], routingSlipId: delivery.routingSlipId }
-}
-
-function lease({ leased }: Delivery): { id: string; attempt: number } {
-  return { id: leased.id, attempt: leased.attempt }
-}
-
-function errorText(error: Error): string {
-  const { name, code, message } = errorFields(error)
-  return `${name}${code ? ` [${code}]` : ''}: ${message}`
+// An attempt is counted when it is leased: one that killed its process left no other trace.
+function refuseExhausted({ number }: Attempt, { retry }: Registration): void {
+  if (number <= retry.maxAttempts) return
+  throw new PermanentError(
+    `all ${retry.maxAttempts} attempts ended without a report: the process died or hung while handling this event`,
+  )
 }
 
 function parsed(body: string): unknown {
@@ -177,6 +187,6 @@ function parsed(body: string): unknown {
   }
 }
 
-async function checked(delivery: Delivery, schema: StandardSchemaV1): Promise<void> {
-  delivery.payload = await validate(delivery.type, schema, delivery.payload)
+async function checked(attempt: Attempt, schema: StandardSchemaV1): Promise<void> {
+  attempt.payload = await validate(attempt.type, schema, attempt.payload)
 }

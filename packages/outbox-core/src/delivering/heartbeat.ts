@@ -1,81 +1,102 @@
 import type { Clock } from '../clock.ts'
-import { LeaseLostError, toError } from '../errors.ts'
-import { errorFields, type Logger } from '../logger.ts'
-import type { Outbox } from '../outbox.ts'
-import type { Delivery } from './delivery.ts'
+import type { OutboxCore } from '../emitting/outbox-core.ts'
+import { LeaseLostError } from '../errors.ts'
+import type { Logger } from '../logger.ts'
+import { errFields } from '../thrown.ts'
+import type { Attempt } from './attempt.ts'
+import { answeredWithin } from './deadline.ts'
 
 const BATCH = 500
 
+// One that failed is made up for while the leases still have some time.
+const SOONER_TIMES = 8
+
 /** Keeps the leases of what is still being worked on, and tells handlers whose lease is gone. */
 export class Heartbeat {
-  readonly #outbox: Outbox
+  readonly #core: OutboxCore
   readonly #clock: Clock
   readonly #logger: Logger
   readonly #everyMs: number
   readonly #leaseMs: number
-  readonly #held: () => Iterable<Delivery>
+  readonly #held: () => Iterable<Attempt>
+  #running = false
   #cancel: (() => void) | undefined
   #beating: Promise<void> = Promise.resolve()
 
-  constructor(outbox: Outbox, timing: { everyMs: number; leaseMs: number }, held: () => Iterable<Delivery>) {
-    this.#outbox = outbox
-    this.#clock = outbox.clock
-    this.#logger = outbox.logger
-    this.#everyMs = timing.everyMs
+  constructor(
+    core: OutboxCore,
+    timing: { readonly heartbeatMs: number; readonly leaseMs: number },
+    held: () => Iterable<Attempt>,
+  ) {
+    this.#core = core
+    this.#clock = core.clock
+    this.#logger = core.logger
+    this.#everyMs = timing.heartbeatMs
     this.#leaseMs = timing.leaseMs
     this.#held = held
   }
 
   start(): void {
-    this.#cancel = this.#clock.after(this.#everyMs, () => {
-      this.#beating = this.#beat().then(() => {
-        if (this.#cancel) this.start()
+    this.#running = true
+    this.#next(this.#everyMs)
+  }
+
+  /** Resolves when the last one has been answered, or has had its time. */
+  async stop(): Promise<void> {
+    this.#running = false
+    this.#cancel?.()
+    await this.#beating
+  }
+
+  #next(inMs: number): void {
+    this.#cancel = this.#clock.after(inMs, () => {
+      this.#beating = this.#beat().then((kept) => {
+        if (this.#running) this.#next(kept ? this.#everyMs : Math.ceil(this.#everyMs / SOONER_TIMES))
       })
     })
   }
 
-  async stop(): Promise<void> {
-    this.#cancel?.()
-    this.#cancel = undefined
-    await this.#beating
-  }
-
-  async #beat(): Promise<void> {
+  /** Whether every lease was looked after. */
+  async #beat(): Promise<boolean> {
     const stale = this.#stale()
-    for (let from = 0; from < stale.length; from += BATCH) await this.#extend(stale.slice(from, from + BATCH))
-  }
-
-  /** What has a lease that is not fresh, the latest of each event: a worker can lease again what it has lost. */
-  #stale(): readonly Delivery[] {
-    const since = this.#clock.elapsed() - this.#everyMs / 2
-    const stale = new Map<string, Delivery>()
-    for (const delivery of this.#held()) {
-      if (delivery.leasedAt > since) continue
-      stale.get(delivery.id)?.abort(leaseLost())
-      stale.set(delivery.id, delivery)
+    const batches: Promise<boolean>[] = []
+    for (let from = 0; from < stale.length; from += BATCH) {
+      batches.push(this.#extend(stale.slice(from, from + BATCH)))
     }
-    return [...stale.values()]
+    return (await Promise.all(batches)).every((kept) => kept)
   }
 
-  async #extend(deliveries: readonly Delivery[]): Promise<void> {
+  #stale(): readonly Attempt[] {
+    const since = this.#clock.elapsed() - this.#everyMs / 2
+    return [...this.#held()].filter(({ leasedAt }) => leasedAt <= since)
+  }
+
+  async #extend(attempts: readonly Attempt[]): Promise<boolean> {
     const now = this.#clock.elapsed()
-    try {
-      const lost = new Set(
-        await this.#outbox.storage.extend(
-          deliveries.map(({ leased }) => leased),
-          this.#leaseMs,
-        ),
-      )
-      for (const delivery of deliveries) {
-        if (lost.has(delivery.id)) delivery.abort(leaseLost())
-        else delivery.leasedAt = now
+    const leases = attempts.map(({ leased: { id, attempt } }) => ({ id, attempt }))
+    const extended = (gone: readonly string[]): void => {
+      const lost = new Set(gone)
+      for (const attempt of attempts) {
+        if (lost.has(attempt.id)) attempt.abort(leaseLost())
+        else attempt.leasedAt = Math.max(attempt.leasedAt, now)
       }
+    }
+    try {
+      const extending = answeredWithin(
+        this.#clock,
+        this.#everyMs / 2,
+        () => this.#core.storage.extend(leases, this.#leaseMs),
+        extended,
+      )
+      extended(await extending)
+      return true
     } catch (error) {
-      this.#logger.warn({ error: errorFields(toError(error)) }, 'heartbeat failed, will repeat')
+      this.#logger.warn(errFields(error), 'heartbeat failed, will repeat')
+      return false
     }
   }
 }
 
-function leaseLost(): LeaseLostError {
+export function leaseLost(): LeaseLostError {
   return new LeaseLostError('the lease ran out and was taken again')
 }

@@ -1,39 +1,48 @@
-import type { Outbox } from '../outbox.ts'
+import type { OutboxCore } from '../emitting/outbox-core.ts'
+import { answeredWithin } from './deadline.ts'
 
 const BATCH = 1000
 
 /** Removes expired payloads and finished events past their retention, in bounded batches, while the bus runs. */
 export class Purger {
-  readonly #outbox: Outbox
+  readonly #core: OutboxCore
   readonly #everyMs: number
+  readonly #deadlineMs: number
+  #running = false
   #cancel: (() => void) | undefined
   #purging: Promise<void> = Promise.resolve()
 
-  constructor(outbox: Outbox, everyMs: number) {
-    this.#outbox = outbox
-    this.#everyMs = everyMs
+  constructor(
+    core: OutboxCore,
+    timing: { readonly purgeIntervalMs: number; readonly hardDeadlineMs: number },
+  ) {
+    this.#core = core
+    this.#everyMs = timing.purgeIntervalMs
+    this.#deadlineMs = timing.hardDeadlineMs
   }
 
   start(): void {
+    this.#running = true
     // Up to a tenth earlier, so that processes started together do not purge together.
     const pause = this.#everyMs * (1 - Math.random() / 10)
-    this.#cancel = this.#outbox.clock.after(pause, () => {
+    this.#cancel = this.#core.clock.after(pause, () => {
       this.#purging = this.#purge().then(() => {
-        if (this.#cancel) this.start()
+        if (this.#running) this.start()
       })
     })
   }
 
   async stop(): Promise<void> {
+    this.#running = false
     this.#cancel?.()
-    this.#cancel = undefined
     await this.#purging
   }
 
   async #purge(): Promise<void> {
     try {
-      while (this.#cancel) {
-        const { events, payloads } = await this.#outbox.purge(BATCH)
+      while (this.#running) {
+        const purging = answeredWithin(this.#core.clock, this.#deadlineMs, () => this.#core.purge(BATCH))
+        const { events, payloads } = await purging
         if (events < BATCH && payloads < BATCH) return
       }
     } catch {

@@ -1,96 +1,143 @@
 import type { Clock } from '../clock.ts'
 import { countFitting, isPassing } from '../emitting/batching.ts'
-import { isPermanent, toError } from '../errors.ts'
-import { errorFields, type Logger } from '../logger.ts'
-import type { Outbox } from '../outbox.ts'
+import type { OutboxCore } from '../emitting/outbox-core.ts'
+import { blameOf } from '../errors.ts'
+import type { Logger } from '../logger.ts'
 import type { Lease, Outcome, OutcomeResult } from '../storage.ts'
-import type { Delivery } from './delivery.ts'
-import { refused } from './handling.ts'
+import { errFields, toError } from '../thrown.ts'
+import type { Attempt } from './attempt.ts'
+import type { DispatcherSettings } from './bus-options.ts'
+import { answeredWithin } from './deadline.ts'
+import { buried } from './outcomes.ts'
 
 export interface Finished {
-  readonly delivery: Delivery
+  readonly attempt: Attempt
   readonly outcome: Outcome
 }
 
 /** Told what became of an outcome, and since when (by the clock's `elapsed`) it has been under way to the database. */
 type Settled = (finished: Finished, result: OutcomeResult, writingSince: number) => void
 
+/** An outcome on its way into the database. */
+interface Entry {
+  readonly attempt: Attempt
+  outcome: Outcome
+  /** How often it was refused for what is in it: a burial with the reason and one without may come after it. */
+  refusals: number
+  failures: number
+  /** Since when it has been set aside, by the clock's `elapsed`. */
+  asideSince: number | undefined
+  settled: boolean
+}
+
 const FIRST_PAUSE_MS = 10
-const LONGEST_PAUSE_MS = 1_000
+const LONGEST_PAUSE_MS = 5_000
+
+// What a database says without telling whether it will pass is believed to for so many times.
+const UNCLEAR_FAILURES = 3
+
+// A batch that fails again and again for a passing reason may do so because of one that is in it.
+const FAILURES_TOGETHER = 4
+
+const REFUSED_REASON = 'OutboxError: the database refused what was to be written, and the reason for it too'
 
 const LOST: OutcomeResult = { status: 'lost' }
 const APPLIED: OutcomeResult = { status: 'applied' }
 
 /**
- * Writes outcomes in batches: what finishes while one write is under way goes into the next. A write that fails
- * for a passing reason is repeated until it succeeds or the bus stops; meanwhile its leases are kept alive.
+ * Writes outcomes in batches: what finishes while one write is under way goes into the next. What can't be written is
+ * **set aside**, where it holds up nobody: repeated with a backoff of its own while the failure may pass, buried with
+ * the reason when the database refuses it, and given up when it takes too long; then its lease is kept no longer.
  */
 export class Settler {
-  readonly #outbox: Outbox
+  readonly #core: OutboxCore
   readonly #clock: Clock
   readonly #logger: Logger
-  readonly #batchSize: number
-  readonly #leaseMs: number
+  readonly #settings: DispatcherSettings
   readonly #settled: Settled
-  readonly #pending: Finished[] = []
-  #flushing: Promise<void> | undefined
+  readonly #pending: Entry[] = []
+  /** Everything not settled yet. */
+  readonly #open = new Set<Entry>()
+  readonly #aside = new Set<Entry>()
+  /** Ends the pauses of what was set aside. */
+  readonly #pauses = new Set<() => void>()
+  #flushing = false
   #abandoned = false
+  #drained: (() => void) | undefined
 
-  constructor(
-    outbox: Outbox,
-    { batchSize, leaseMs }: { readonly batchSize: number; readonly leaseMs: number },
-    settled: Settled,
-  ) {
-    this.#outbox = outbox
-    this.#clock = outbox.clock
-    this.#logger = outbox.logger
-    this.#batchSize = batchSize
-    this.#leaseMs = leaseMs
+  constructor(core: OutboxCore, settings: DispatcherSettings, settled: Settled) {
+    this.#core = core
+    this.#clock = core.clock
+    this.#logger = core.logger
+    this.#settings = settings
     this.#settled = settled
   }
 
-  add(finished: Finished): void {
-    this.#pending.push(finished)
-    this.#flushing ??= this.#flush()
+  /** How many outcomes wait apart for a database that does not take them. */
+  get aside(): number {
+    return this.#aside.size
+  }
+
+  add({ attempt, outcome }: Finished): void {
+    const entry = { attempt, outcome, refusals: 0, failures: 0, asideSince: undefined, settled: false }
+    this.#open.add(entry)
+    this.#pending.push(entry)
+    if (!this.#flushing) void this.#flush()
   }
 
   /** Resolves when everything added so far is written, or given up after `abandon`. */
-  async drained(): Promise<void> {
-    while (this.#flushing) await this.#flushing
+  drained(): Promise<void> {
+    if (this.#open.size === 0) return Promise.resolve()
+    return new Promise((resolve) => {
+      this.#drained = resolve
+    })
   }
 
   /** Stops repeating failed writes: the leases run out by themselves. */
   abandon(): void {
     this.#abandoned = true
+    for (const end of this.#pauses) end()
   }
 
   async #flush(): Promise<void> {
+    this.#flushing = true
     while (this.#pending.length > 0) {
       // What finishes in this turn of the event loop shall be part of the batch.
       await new Promise<void>((resolve) => setImmediate(resolve))
-      await this.#write(this.#pending.splice(0, countFitting(this.#pending, this.#batchSize)))
+      const batch = this.#pending.splice(0, countFitting(this.#pending, this.#settings.batchSize))
+      await this.#inTime(batch)
     }
-    this.#flushing = undefined
+    this.#flushing = false
   }
 
-  async #write(batch: readonly Finished[]): Promise<void> {
-    for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(pause * 2, LONGEST_PAUSE_MS)) {
-      const since = this.#clock.elapsed()
-      try {
-        const results = await this.#recognized(
-          batch,
-          await this.#outbox.write(batch.map(({ outcome }) => outcome)),
-        )
-        for (const [index, finished] of batch.entries()) this.#report(finished, results[index], since)
-        return
-      } catch (thrown) {
-        const error = toError(thrown)
-        const splits = !isPassing(error) && (await this.#writeApart(batch, error))
-        if (splits) return
-        if (this.#abandoned) return this.#giveUp(batch, error)
-        this.#logger.warn({ events: batch.length, error: errorFields(error) }, 'settling failed, will repeat')
-        await new Promise<void>((resolve) => this.#clock.after(pause, resolve))
-      }
+  /** Writes a batch. Without an answer it goes on by itself after a moment, and what comes after it does not wait. */
+  #inTime(batch: readonly Entry[]): Promise<void> {
+    return answeredWithin(this.#clock, this.#settings.softDeadlineMs, () => this.#write(batch)).catch(() => {
+      for (const entry of batch) this.#setAside(entry)
+    })
+  }
+
+  /** Writes what is left of a batch, and again when there is no answer. Never rejects. */
+  async #write(batch: readonly Entry[]): Promise<void> {
+    const entries = batch.filter(({ settled }) => !settled)
+    if (entries.length === 0) return
+    const since = this.#clock.elapsed()
+    let repeating = false
+    const cancel = this.#clock.after(this.#settings.hardDeadlineMs, () => {
+      repeating = true
+      this.#logger.warn({ events: entries.length }, 'settling is not answered, will repeat')
+      void this.#again(entries)
+    })
+    try {
+      const results = await this.#recognized(
+        entries,
+        await this.#core.write(entries.map(({ outcome }) => outcome)),
+      )
+      for (const [index, entry] of entries.entries()) this.#report(entry, results[index] ?? LOST, since)
+    } catch (thrown) {
+      if (!repeating) this.#failed(entries, toError(thrown))
+    } finally {
+      cancel()
     }
   }
 
@@ -99,58 +146,128 @@ export class Settler {
    * leased is held.
    */
   async #recognized(
-    batch: readonly Finished[],
+    entries: readonly Entry[],
     results: readonly OutcomeResult[],
   ): Promise<readonly OutcomeResult[]> {
-    const leases = batch.map(({ outcome }, index) =>
+    const leases = entries.map(({ outcome }, index) =>
       results[index]?.status === 'lost' ? leased(outcome) : [],
     )
     if (leases.every(({ length }) => length === 0)) return results
+    const { hardDeadlineMs, leaseMs } = this.#settings
     try {
-      const gone = new Set(await this.#outbox.storage.extend(leases.flat(), this.#leaseMs))
+      const extending = answeredWithin(this.#clock, hardDeadlineMs, () =>
+        this.#core.storage.extend(leases.flat(), leaseMs),
+      )
+      const gone = new Set(await extending)
       return results.map((result, index) =>
         leases[index]?.some(({ id }) => !gone.has(id)) ? APPLIED : result,
       )
     } catch (error) {
-      this.#logger.warn(
-        { error: errorFields(toError(error)) },
-        'what was leased meanwhile is left to run out',
-      )
+      this.#logger.warn(errFields(error), 'what was leased meanwhile is left to run out')
       return results
     }
   }
 
-  // One outcome that the database refuses must not hold up the others of its batch.
-  async #writeApart(batch: readonly Finished[], error: Error): Promise<boolean> {
-    const [first] = batch
-    if (batch.length > 1) {
-      for (const finished of batch) await this.#write([finished])
-      return true
+  #failed(entries: readonly Entry[], error: Error): void {
+    for (const entry of entries) entry.failures++
+    const failures = Math.max(...entries.map((entry) => entry.failures))
+    if (isPassing(error)) {
+      this.#logger.warn({ events: entries.length, ...errFields(error) }, 'settling failed, will repeat')
+      const parts = failures >= FAILURES_TOGETHER ? halves(entries) : [entries]
+      for (const part of parts) void this.#again(part)
+      return
     }
-    if (!first || !isPermanent(error) || first.outcome.settle?.kind === 'bury') return false
-    this.#logger.error(
-      { ...first.delivery.logFields, error: errorFields(error) },
-      'outcome refused, event buried',
-    )
-    await this.#write([{ delivery: first.delivery, outcome: refused(first.delivery, error) }])
-    return true
+    const [entry] = entries
+    if (!entry) return
+    if (entries.length > 1) {
+      void this.#apart(entries)
+    } else if (blameOf(error) !== 'event' && entry.refusals === 0 && entry.failures < UNCLEAR_FAILURES) {
+      this.#logger.warn({ ...entry.attempt.logFields, ...errFields(error) }, 'settling failed, will repeat')
+      void this.#again(entries)
+    } else {
+      this.#refused(entry, error)
+    }
   }
 
-  #giveUp(batch: readonly Finished[], error: Error): void {
-    this.#logger.error(
-      { events: batch.length, error: errorFields(error) },
-      'settling given up; the leases will run out',
-    )
-    for (const finished of batch) this.#settled(finished, LOST, this.#clock.elapsed())
+  // One outcome that the database refuses must not hold up the others of its batch.
+  async #apart(entries: readonly Entry[]): Promise<void> {
+    for (const part of halves(entries)) await this.#inTime(part)
   }
 
-  #report(finished: Finished, result: OutcomeResult = LOST, since: number): void {
+  #refused(entry: Entry, error: Error): void {
+    const { attempt } = entry
+    const fields = { ...attempt.logFields, ...errFields(error) }
+    entry.refusals++
+    if (entry.refusals > 2) {
+      this.#logger.error(fields, 'even a burial is refused: given up, its lease is kept no longer')
+      this.#settle(entry, LOST, this.#clock.elapsed())
+    } else {
+      this.#logger.error(fields, 'outcome refused, event buried')
+      entry.outcome = buried(attempt, entry.refusals === 1 ? error : REFUSED_REASON)
+      void this.#write([entry])
+    }
+  }
+
+  /** Sets entries aside and writes them again after a pause. */
+  async #again(entries: readonly Entry[]): Promise<void> {
+    for (const entry of entries) this.#setAside(entry)
+    const failures = Math.max(...entries.map((entry) => entry.failures))
+    await this.#pause(Math.min(FIRST_PAUSE_MS * 2 ** Math.min(failures, 20), LONGEST_PAUSE_MS))
+    const now = this.#clock.elapsed()
+    const kept = entries.filter((entry) => {
+      const tooLong = now - (entry.asideSince ?? now) > this.#settings.asideMs
+      if (!entry.settled && (this.#abandoned || tooLong)) this.#giveUp(entry)
+      return !entry.settled
+    })
+    await this.#write(kept)
+  }
+
+  #setAside(entry: Entry): void {
+    if (entry.settled) return
+    entry.asideSince ??= this.#clock.elapsed()
+    this.#aside.add(entry)
+  }
+
+  #pause(ms: number): Promise<void> {
+    if (this.#abandoned) return Promise.resolve()
+    return new Promise((resolve) => {
+      const end = (): void => {
+        this.#pauses.delete(end)
+        cancel()
+        resolve()
+      }
+      const cancel = this.#clock.after(ms, end)
+      this.#pauses.add(end)
+    })
+  }
+
+  #giveUp(entry: Entry): void {
+    this.#logger.error(entry.attempt.logFields, 'settling given up; the lease will run out')
+    this.#settle(entry, LOST, this.#clock.elapsed())
+  }
+
+  #report(entry: Entry, result: OutcomeResult, since: number): void {
+    if (entry.settled) return
     if (result.status === 'lost')
-      this.#logger.warn(finished.delivery.logFields, 'lease was lost: outcome not written')
-    this.#settled(finished, result, since)
+      this.#logger.warn(entry.attempt.logFields, 'lease was lost: outcome not written')
+    this.#settle(entry, result, since)
+  }
+
+  #settle(entry: Entry, result: OutcomeResult, since: number): void {
+    entry.settled = true
+    this.#open.delete(entry)
+    this.#aside.delete(entry)
+    this.#settled(entry, result, since)
+    if (this.#open.size === 0) this.#drained?.()
   }
 }
 
 function leased({ append }: Outcome): Lease[] {
   return append.flatMap(({ id, leased: isLeased }) => (isLeased ? [{ id, attempt: 1 }] : []))
+}
+
+function halves(entries: readonly Entry[]): (readonly Entry[])[] {
+  if (entries.length < 2) return [entries]
+  const middle = entries.length >> 1
+  return [entries.slice(0, middle), entries.slice(middle)]
 }

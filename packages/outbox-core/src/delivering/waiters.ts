@@ -1,11 +1,12 @@
 import type { Clock } from '../clock.ts'
+import type { OutboxEvent } from '../emitting/event.ts'
 import { TimeoutError } from '../errors.ts'
-import type { Delivery } from './delivery.ts'
+import type { Attempt } from './attempt.ts'
 
 interface Waiter {
   readonly type: string
-  readonly where: (delivery: Delivery) => boolean
-  readonly resolve: (delivery: Delivery) => void
+  readonly where: (event: OutboxEvent) => boolean
+  readonly resolve: (event: OutboxEvent) => void
   readonly reject: (error: unknown) => void
 }
 
@@ -18,7 +19,7 @@ export class Waiters {
     this.#clock = clock
   }
 
-  wait(type: string, where: (delivery: Delivery) => boolean, timeoutMs: number): Promise<Delivery> {
+  wait(type: string, where: (event: OutboxEvent) => boolean, timeoutMs: number): Promise<OutboxEvent> {
     return new Promise((resolve, reject) => {
       const end = (): void => {
         cancel()
@@ -27,9 +28,9 @@ export class Waiters {
       const waiter: Waiter = {
         type,
         where,
-        resolve: (delivery) => {
+        resolve: (event) => {
           end()
-          resolve(delivery)
+          resolve(event)
         },
         reject: (error) => {
           end()
@@ -45,11 +46,13 @@ export class Waiters {
     })
   }
 
-  completed(delivery: Delivery): void {
-    for (const waiter of this.#waiters) {
-      if (waiter.type !== delivery.type) continue
+  completed(attempt: Attempt): void {
+    const waiting = [...this.#waiters].filter(({ type }) => type === attempt.type)
+    if (waiting.length === 0) return
+    const { event } = attempt
+    for (const waiter of waiting) {
       try {
-        if (waiter.where(delivery)) waiter.resolve(delivery)
+        if (waiter.where(event)) waiter.resolve(event)
       } catch (error) {
         waiter.reject(error)
       }

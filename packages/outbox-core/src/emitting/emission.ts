@@ -1,75 +1,140 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
-import { DuplicateEventError } from '../errors.ts'
+import { DuplicateEventError, TransactionMissingError } from '../errors.ts'
 import type { MiddlewareChain } from '../middleware.ts'
-import type { Outbox } from '../outbox.ts'
 import type { NewEvent, Outcome } from '../storage.ts'
-import type { EventDraft } from './event.ts'
+import { type Draft, fingerprintByKeyOrder } from './event.ts'
+import type { OutboxCore } from './outbox-core.ts'
 import { validate } from './schema.ts'
-import type { TransactionContext } from './transaction-context.ts'
+import { started, type TransactionContext } from './transaction-context.ts'
 
-/** An event's way in: middleware, schema, size, then the write that stores it with its payload. */
+/** The write that stores one event. */
+export type Emitted = Outcome & { readonly append: readonly [NewEvent] }
+
+interface EmissionParts {
+  readonly core: OutboxCore
+  readonly middleware: MiddlewareChain
+  readonly schemas: ReadonlyMap<string, StandardSchemaV1>
+  /** Whether events of a type may only be emitted in a transaction. */
+  readonly needsTransaction: (type: string) => boolean
+}
+
+/** An event's way in: schema, middleware, size, then the write that stores it with its payload. */
 export class Emission {
-  readonly #outbox: Outbox
+  readonly #core: OutboxCore
   readonly #middleware: MiddlewareChain
   readonly #schemas: ReadonlyMap<string, StandardSchemaV1>
+  readonly #needsTransaction: (type: string) => boolean
 
-  constructor(outbox: Outbox, middleware: MiddlewareChain, schemas: ReadonlyMap<string, StandardSchemaV1>) {
-    this.#outbox = outbox
+  constructor({ core, middleware, schemas, needsTransaction }: EmissionParts) {
+    this.#core = core
     this.#middleware = middleware
     this.#schemas = schemas
+    this.#needsTransaction = needsTransaction
   }
 
-  /** What has to be written for a draft. */
-  async prepare(draft: EventDraft): Promise<Outcome & { readonly append: readonly [NewEvent] }> {
-    await this.#middleware.emit(draft, async () => {
-      const schema = this.#schemas.get(draft.type)
-      if (schema) await validate(draft.type, schema, draft.payload)
+  /**
+   * What has to be written for a draft: at once, unless a schema or middleware is asynchronous.
+   *
+   * @param payload what `emit` was given: the schema checks that, unless middleware has looked at its copy
+   */
+  prepare(draft: Draft, payload: unknown): Emitted | Promise<Emitted> {
+    const schema = this.#schemas.get(draft.type)
+    let checkedAtCall: Promise<unknown> | undefined
+    let reached = false
+    const check = (): void | Promise<void> => {
+      reached = true
+      const seen = draft.settleView()
+      if (!schema) return
+      const checking = (!seen && checkedAtCall) || validate(draft.type, schema, seen ? seen.payload : payload)
+      if (checking instanceof Promise) return checking.then(() => {})
+    }
+    const rest = inTurn(this.#middleware.emitSteps(draft, check))
+    if (schema && !reached) {
+      // The caller may change it before asynchronous middleware has ended.
+      checkedAtCall = started(async () => validate(draft.type, schema, payload))
+      checkedAtCall.catch(() => {})
+    }
+    const { maxEventBytes } = this.#core
+    return rest ? rest.then(() => draft.outcome(maxEventBytes)) : draft.outcome(maxEventBytes)
+  }
+
+  /**
+   * Stores drafts, all or none, in `context` or in a transaction of their own.
+   *
+   * @throws TransactionMissingError when one of them has to be in a transaction and there is none
+   */
+  store(
+    drafts: readonly { readonly draft: Draft; readonly payload: unknown }[],
+    context: TransactionContext<unknown> | undefined,
+  ): Promise<void> {
+    for (const { draft } of drafts) if (!context) this.#assertNeedsNone(draft.type)
+    const prepared = drafts.map(({ draft, payload }) => this.prepare(draft, payload))
+    const all = drafts.map(({ draft }) => draft)
+    if (isAtOnce(prepared)) return this.#write(all, prepared, context)
+    const assertStillThere = context?.mark()
+    return settledAll(prepared).then((outcomes) => {
+      assertStillThere?.()
+      return this.#write(all, outcomes, context)
     })
-    return draft.outcome(this.#outbox.maxEventBytes)
   }
 
-  /** Stores drafts, all or none, in `context` or in a transaction of their own. */
-  async store(
-    drafts: readonly EventDraft[],
+  #assertNeedsNone(type: string): void {
+    if (!this.#needsTransaction(type)) return
+    throw new TransactionMissingError(
+      `event "${type}" has to be emitted in a transaction (requireTransaction): use outbox.transaction, outbox.enlist or { transaction }`,
+    )
+  }
+
+  async #write(
+    drafts: readonly Draft[],
+    outcomes: readonly Emitted[],
     context: TransactionContext<unknown> | undefined,
   ): Promise<void> {
     const generated: Outcome[] = []
-    const named = new Map<string, Outcome & { readonly append: readonly [NewEvent] }>()
-    for (const draft of drafts) {
-      const outcome = await this.prepare(draft)
+    const named = new Map<string, { readonly draft: Draft; readonly outcome: Emitted }>()
+    for (const [index, outcome] of outcomes.entries()) {
       const [event] = outcome.append
+      const draft = drafts[index] as Draft
       if (event.fingerprint === null) {
         generated.push(outcome)
         continue
       }
-      assertSame(event, named.get(event.id)?.append[0].fingerprint)
-      named.set(event.id, outcome)
+      assertSame(event, draft, named.get(event.id)?.outcome.append[0].fingerprint)
+      named.set(event.id, { draft, outcome })
     }
-    const outcomes = [...(generated.length > 0 ? [merged(generated)] : []), ...named.values()]
-    if (outcomes.length > 1 && !context) {
+    const writes = [
+      ...(generated.length > 0 ? [{ draft: undefined, outcome: merged(generated) }] : []),
+      ...named.values(),
+    ]
+    if (writes.length > 1 && !context) {
       // One of several may turn out to be another event's id: only a transaction takes the others back.
-      await this.#outbox.transaction(() =>
-        this.#outbox.participate(undefined, (own) => this.#write(outcomes, own)),
+      await this.#core.transaction(() =>
+        this.#core.participate(undefined, (own) => this.#writeAll(writes, own)),
       )
-    } else if (outcomes.length > 0) {
-      await this.#write(outcomes, context)
+    } else if (writes.length > 0) {
+      await this.#writeAll(writes, context)
     }
   }
 
-  async #write(
-    outcomes: readonly Outcome[],
+  async #writeAll(
+    writes: readonly { readonly draft: Draft | undefined; readonly outcome: Outcome }[],
     context: TransactionContext<unknown> | undefined,
   ): Promise<void> {
-    const results = await this.#outbox.write(outcomes, context)
+    const results = await this.#core.write(
+      writes.map(({ outcome }) => outcome),
+      context,
+    )
     for (const [index, result] of results.entries()) {
-      const event = outcomes[index]?.append[0]
-      if (event && result.status === 'duplicate') assertSame(event, result.fingerprint)
+      const { draft, outcome } = writes[index] ?? {}
+      const event = outcome?.append[0]
+      if (draft && event && result.status === 'duplicate') assertSame(event, draft, result.fingerprint)
     }
   }
 }
 
-function assertSame(event: NewEvent, other: string | null | undefined): void {
-  if (other !== undefined && other !== event.fingerprint) throw new DuplicateEventError(event.id)
+function assertSame(event: NewEvent, draft: Draft, other: string | null | undefined): void {
+  if (other === undefined || other === event.fingerprint || other === fingerprintByKeyOrder(draft)) return
+  throw new DuplicateEventError(event.id)
 }
 
 function merged(outcomes: readonly Outcome[]): Outcome {
@@ -80,4 +145,22 @@ function merged(outcomes: readonly Outcome[]): Outcome {
     put: outcomes.flatMap(({ put }) => put),
     remove: [],
   }
+}
+
+/** Runs steps one after the other, without a promise as long as none of them returns one. */
+function inTurn(steps: readonly (() => void | Promise<void>)[]): void | Promise<void> {
+  for (const [index, step] of steps.entries()) {
+    const pending = step()
+    if (pending) return pending.then(() => inTurn(steps.slice(index + 1)))
+  }
+}
+
+function isAtOnce(prepared: readonly (Emitted | Promise<Emitted>)[]): prepared is readonly Emitted[] {
+  return !prepared.some((one) => one instanceof Promise)
+}
+
+/** All of them, or the first failure once none is under way any more. */
+async function settledAll<T>(work: readonly (T | Promise<T>)[]): Promise<T[]> {
+  await Promise.allSettled(work)
+  return Promise.all(work)
 }

@@ -46,17 +46,48 @@ export const CLAIM_EXPIRES_HEADER = 'outbox-claim-expires'
 /** The header that holds the id of the routing slip an event belongs to. */
 export const SLIP_HEADER = 'outbox-slip'
 
+/** The header that says until when a slip's start is remembered, in milliseconds since the epoch. */
+export const START_KEPT_HEADER = 'outbox-start-kept'
+
+/** The headers that are not the library's own. */
+export function userHeaders(headers: Headers): Headers {
+  let users: Record<string, string> | undefined
+  for (const name in headers) {
+    if (name.startsWith(RESERVED_HEADER_PREFIX)) continue
+    users ??= {}
+    users[name] = headers[name] as string
+  }
+  return users ?? NO_HEADERS
+}
+
+const NO_HEADERS: Headers = Object.freeze({})
+
 const HEADERS_LIMIT = 8 * 1024
 
-/** An event on its way into the outbox; emit-side middleware may still change it. */
-export class EventDraft {
+// Beyond it the databases' own times end, each somewhere else.
+const LATEST_MS = Date.UTC(9999, 11, 31)
+
+/** An event on its way into the outbox, as middleware sees it. */
+export interface EventDraft {
+  readonly type: string
+  readonly id: string
+  /** A copy of what `emit` was given, as JSON gives it back. It may be changed, and another one may be set. */
+  payload: unknown
+  /** May be replaced; names that begin with `outbox-` are the library's own. */
+  headers: Headers
+}
+
+/** An event on its way into the outbox. */
+export class Draft implements EventDraft {
   readonly type: string
   readonly id: string
   readonly #due: When
   readonly #callerChoseId: boolean
   readonly #puts: PayloadRecord[] = []
-  #payload: unknown
-  #json: string | undefined
+  /** What is stored: taken at the call, so that whatever becomes of the object later, the event stays as it was. */
+  #json: string
+  /** What middleware sees of it, and may change. */
+  #view: { payload: unknown } | undefined
   #body: string | undefined
   headers: Headers
 
@@ -67,16 +98,24 @@ export class EventDraft {
     this.#callerChoseId = options.id !== undefined
     this.#due = dueTime(options)
     this.headers = { ...(options.headers && checkedHeaders(options.headers)), ...ownHeaders }
-    this.#payload = payload
+    this.#json = serialize(payload)
   }
 
   get payload(): unknown {
-    return this.#payload
+    this.#view ??= { payload: JSON.parse(this.#json) }
+    return this.#view.payload
   }
 
   set payload(payload: unknown) {
-    this.#payload = payload
-    this.#json = undefined
+    this.#view = { payload }
+  }
+
+  /** Takes over what middleware has made of the payload, if it looked at it. @throws NotSerializableError */
+  settleView(): { readonly payload: unknown } | undefined {
+    const view = this.#view
+    if (view) this.#json = serialize(view.payload)
+    this.#view = undefined
+    return view
   }
 
   /** How many milliseconds from now the event is due, by this process's clock. */
@@ -84,9 +123,8 @@ export class EventDraft {
     return dueInMs(this.#due, now)
   }
 
-  /** The payload's JSON. Serialized once. @throws NotSerializableError */
-  json(): string {
-    this.#json ??= serialize(this.#payload)
+  /** The payload's JSON. */
+  get json(): string {
     return this.#json
   }
 
@@ -107,11 +145,10 @@ export class EventDraft {
 
   /** The write that stores this event together with its payload. @throws EventTooLargeError */
   outcome(limitBytes: number): Outcome & { readonly append: readonly [NewEvent] } {
-    const json = this.json()
-    const body = this.#body ?? json
+    const body = this.#body ?? this.#json
     const bytes = Buffer.byteLength(body)
     if (bytes > limitBytes) throw new EventTooLargeError(this.type, limitBytes, bytes)
-    const fingerprint = this.#callerChoseId ? digest(this.type, json) : null
+    const fingerprint = this.#callerChoseId ? digest(this.type, canonical(this.#json)) : null
     const event: NewEvent = {
       id: this.id,
       type: this.type,
@@ -132,6 +169,20 @@ export function dueInMs(due: When, now: number): number {
 /** Whether an event is due as soon as it is stored. */
 export function isDueAtOnce({ due }: NewEvent): boolean {
   return 'inMs' in due && due.inMs === 0
+}
+
+/** What an earlier version took as the fingerprint of the same event: the keys in the order in which they came. */
+export function fingerprintByKeyOrder({ type, json }: Draft): string {
+  return digest(type, json)
+}
+
+/** The same JSON with the keys of every object in one order: an event is the same whatever order they came in. */
+function canonical(json: string): string {
+  return JSON.stringify(JSON.parse(json), (_, value: unknown) =>
+    typeof value === 'object' && value !== null && !Array.isArray(value)
+      ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : value,
+  )
 }
 
 function digest(type: string, json: string): string {
@@ -188,7 +239,7 @@ function dueTime({ deliverAt, delay }: EventOptions): When {
   if (delay !== undefined) return { inMs: durationMs('delay', delay, 0) }
   if (deliverAt === undefined) return { inMs: 0 }
   const at = deliverAt instanceof Date ? deliverAt.getTime() : Number.NaN
-  if (Number.isNaN(at)) throw new InvalidEventError('deliverAt is not a valid Date')
+  if (!(at <= LATEST_MS)) throw new InvalidEventError('deliverAt is not a valid Date before the year 10000')
   return { at: Math.max(0, at) }
 }
 

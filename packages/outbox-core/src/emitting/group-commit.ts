@@ -1,3 +1,4 @@
+import { outsideCallers } from '../async-scope.ts'
 import type { Clock } from '../clock.ts'
 import type { Outcome, OutcomeResult } from '../storage.ts'
 import { countFitting, isPassing } from './batching.ts'
@@ -48,7 +49,8 @@ export class GroupCommit {
       if (begun) return
       begun = true
       cancel()
-      void this.#next(callers)
+      // What others have handed over is written in nobody's context.
+      void outsideCallers.run(() => this.#next(callers))
     }
     const cancel = this.#clock.after(WAIT_AT_MOST_MS, next)
     try {

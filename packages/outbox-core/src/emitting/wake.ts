@@ -1,7 +1,8 @@
+import { outsideCallers } from '../async-scope.ts'
 import type { Clock } from '../clock.ts'
-import { toError } from '../errors.ts'
-import { errorFields, type Logger } from '../logger.ts'
+import type { Logger } from '../logger.ts'
 import type { Storage } from '../storage.ts'
+import { errFields } from '../thrown.ts'
 
 /** Called when an event was written that is due in `inMs` milliseconds. */
 export type WakeListener = (inMs: number) => void
@@ -11,6 +12,9 @@ const ANNOUNCE_AT_MOST_EVERY_MS = 1
 
 // One that is sent by itself may cost a commit of its own: it takes up no more than a fifth of the time.
 const REST_FOR_TIMES = 4
+
+// A user's own transaction is committed at some moment after its events were written in it.
+const COMMITTED_AFTER_MS = [5, 50, 250]
 
 /** Tells the dispatchers of this process, and through the database those of others, that there is work. */
 export class Wake {
@@ -23,6 +27,7 @@ export class Wake {
   #announcing = false
   #waiting = false
   #again = false
+  #unseenCommits = false
 
   constructor(storage: Pick<Storage<never>, 'announce'>, clock: Clock, logger: Logger) {
     this.#storage = storage
@@ -41,6 +46,19 @@ export class Wake {
     if (elsewhere && inMs <= 0) this.announce()
   }
 
+  /** An event was written in a transaction whose commit nobody tells of: looks for it a few times, with or without it. */
+  afterUnseenCommit(inMs: number): void {
+    if (inMs > 0) this.after(inMs)
+    if (this.#unseenCommits) return
+    this.#unseenCommits = true
+    for (const [index, ms] of COMMITTED_AFTER_MS.entries()) {
+      this.#clock.after(ms, () => {
+        if (index === COMMITTED_AFTER_MS.length - 1) this.#unseenCommits = false
+        this.after(0, { elsewhere: true })
+      })
+    }
+  }
+
   /**
    * Whether a write that is about to be sent shall carry an announcement, for itself and for what was written before
    * it. For those `announce` is to be called when the write fails.
@@ -57,7 +75,7 @@ export class Wake {
   announce(): void {
     if (!this.#storage.announce) return
     if (this.takeTurn()) {
-      void this.#announceNow()
+      void outsideCallers.run(() => this.#announceNow())
     } else {
       this.#again = true
       this.#wait()
@@ -70,8 +88,7 @@ export class Wake {
     try {
       await this.#storage.announce?.()
     } catch (error) {
-      const fields = { error: errorFields(toError(error)) }
-      this.#logger.debug(fields, 'announcing failed; other processes will poll')
+      this.#logger.debug(errFields(error), 'announcing failed; other processes will poll')
     }
     this.#announcing = false
     const now = this.#clock.elapsed()
@@ -82,9 +99,11 @@ export class Wake {
   #wait(): void {
     if (this.#waiting || this.#announcing) return
     this.#waiting = true
-    this.#clock.after(Math.max(0, this.#restsUntil - this.#clock.elapsed()), () => {
-      this.#waiting = false
-      if (this.#again) this.announce()
-    })
+    outsideCallers.run(() =>
+      this.#clock.after(Math.max(0, this.#restsUntil - this.#clock.elapsed()), () => {
+        this.#waiting = false
+        if (this.#again) this.announce()
+      }),
+    )
   }
 }

@@ -263,11 +263,14 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
 
 // A moment that is none sorts nowhere: the event would never come back.
 function assertMoments({ settle, append, put }: Outcome): void {
-  const moments = [...append.map(({ due }) => due), ...put.map(({ expires }) => expires)]
-  const numbers = moments.map((when) => ('at' in when ? when.at : when.inMs))
-  if (settle?.kind === 'retry') numbers.push(settle.delayMs)
-  if (settle?.kind === 'complete') numbers.push(settle.keepMs)
-  if (numbers.every(Number.isFinite)) return
+  for (const { due } of append) assertFinite('at' in due ? due.at : due.inMs)
+  for (const { expires } of put) assertFinite('at' in expires ? expires.at : expires.inMs)
+  if (settle?.kind === 'retry') assertFinite(settle.delayMs)
+  if (settle?.kind === 'complete') assertFinite(settle.keepMs)
+}
+
+function assertFinite(ms: number): void {
+  if (Number.isFinite(ms)) return
   throw new StorageError('a moment is not a finite number of milliseconds; nothing was written', {
     transient: false,
     refused: true,

@@ -2,7 +2,9 @@ import type { RetryOptions } from '../delivering/retry.ts'
 import { InvalidSlipError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
 import { type Duration, durationMs } from '../options.ts'
-import type { Itinerary } from './routing-slip.ts'
+import type { Headers } from '../storage.ts'
+import type { Stored } from '../stored.ts'
+import type { Itinerary } from './itinerary.ts'
 
 /** Values that a slip carries from activity to activity, as JSON. */
 export type Variables = Readonly<Record<string, unknown>>
@@ -15,8 +17,10 @@ export interface ActivityContext {
   readonly step: number
   /** 1 for the first attempt at this step. */
   readonly attempt: number
-  /** What the slip began with and earlier activities added. */
+  /** What the slip began with and earlier activities added: a copy, changed by what activities return. */
   readonly variables: Variables
+  /** What `engine.emit` was given; they travel with every step and lifecycle event. */
+  readonly headers: Headers
   /** Aborted at the activity's timeout, at the slip's deadline, when the lease is lost and when the bus stops. */
   readonly signal: AbortSignal
   /** Adds slip id, activity and step to every line. */
@@ -63,16 +67,22 @@ export interface ActivityResult<Log = unknown> {
   readonly terminate?: string
 }
 
+/** What `execute` may return. */
+// biome-ignore lint/suspicious/noConfusingVoidType: an activity that returns nothing is the common case
+type Returned = ActivityResult | undefined | void
+
+/** What `execute` returns as `log`, of any of the results it may have, as JSON gives it back. */
+type LogOf<Result> = Stored<Result extends { readonly log?: infer Log } ? Log : undefined>
+
 /** One kind of step: what to do, and how to undo it. */
 export interface ActivityDefinition<Args, Log> {
-  /** Does the step. Runs outside any transaction, at least once; make it safe to repeat with `idempotencyKey`. */
-  execute(
-    args: Args,
-    context: ExecuteContext,
-    // biome-ignore lint/suspicious/noConfusingVoidType: an activity that returns nothing is the common case
-  ): ActivityResult<Log> | void | Promise<ActivityResult<Log> | void>
-  /** Undoes a completed step. Gets what `execute` returned as `log`. */
-  compensate?(log: Log, context: CompensateContext): void | Promise<void>
+  /**
+   * Does the step. Runs outside any transaction, at least once; make it safe to repeat with `idempotencyKey`. What it
+   * returns beside an `ActivityResult` means nothing.
+   */
+  execute(args: Args, context: ExecuteContext): Returned | Promise<Returned>
+  /** Undoes a completed step. Gets what `execute` returned as `log`, as JSON gives it back. */
+  compensate?(log: Log, context: CompensateContext): unknown
   /** For `execute` and `compensate` alike. @default the engine's policy */
   readonly retry?: RetryOptions
   /** Longest time of one attempt. @default the bus's `handlerTimeout` */
@@ -85,21 +95,33 @@ export interface Activity<Name extends string = string, Args = unknown, Log = un
   readonly name: Name
 }
 
+/** A definition whose types are taken from it: from the result as a whole, so that it may have several shapes. */
+interface Inferred<Args, Result extends Returned>
+  extends Omit<ActivityDefinition<Args, never>, 'execute' | 'compensate'> {
+  execute(args: Args, context: ExecuteContext): Result | Promise<Result>
+  compensate?(log: LogOf<Result>, context: CompensateContext): unknown
+}
+
+/** Arguments that an activity would not get as they were given. */
+interface NotAsJsonGivesItBack {
+  readonly 'execute gets its arguments as JSON gives them back: text instead of a Date, no Map, Set or BigInt': never
+}
+
 /**
- * Defines an activity. The types of arguments and log are taken from `execute` and `compensate`.
+ * Defines an activity. The type of its arguments is taken from `execute`, that of its log from what `execute` returns.
  *
  * @param name what stored slips know it by: letters, digits and _ . : / -, at most 128
  * @throws InvalidSlipError for a bad name, ConfigurationError for a bad timeout
  */
-export function activity<const Name extends string, Args, Log = unknown>(
+export function activity<const Name extends string, Args, Result extends Returned>(
   name: Name,
-  definition: ActivityDefinition<Args, Log>,
-): Activity<Name, Args, Log> {
+  definition: Inferred<Args, Result> & (Args extends Stored<Args> ? unknown : NotAsJsonGivesItBack),
+): Activity<Name, Args, LogOf<Result>> {
   if (typeof name !== 'string' || !/^[A-Za-z][A-Za-z0-9_.:/-]{0,127}$/.test(name)) {
     throw new InvalidSlipError(
       `activity name ${JSON.stringify(name)} is not valid: a letter, then letters, digits and _ . : / -, at most 128`,
     )
   }
   if (definition.timeout !== undefined) durationMs('timeout', definition.timeout)
-  return { ...definition, name }
+  return { ...definition, name } as Activity<Name, Args, LogOf<Result>>
 }

@@ -1,19 +1,23 @@
-import type { OutboxEventBus } from '../bus.ts'
+import { type BusParts, type OutboxEventBus, partsOf } from '../bus.ts'
 import { assertOutlives, type ClaimCheckOptions, claimCheck, timeToLive } from '../claims/claim-check.ts'
 import type { SagaStoreAdapter } from '../claims/saga-store.ts'
-import type { Delivery } from '../delivering/delivery.ts'
+import type { Attempt } from '../delivering/attempt.ts'
+import type { EmitSession } from '../delivering/emit-session.ts'
 import { type RetryOptions, retryPolicy } from '../delivering/retry.ts'
-import { EventDraft, type EventOptions, SLIP_HEADER } from '../emitting/event.ts'
+import { Draft, type EventOptions, SLIP_HEADER, userHeaders } from '../emitting/event.ts'
 import { ConfigurationError, DuplicateRegistrationError } from '../errors.ts'
 import { newId } from '../ids.ts'
-import { errorFields } from '../logger.ts'
 import { durationMs } from '../options.ts'
+import type { Headers } from '../storage.ts'
 import type { Activity } from './activity.ts'
-import type { KnownActivity } from './attempt.ts'
-import { LIFECYCLE_KINDS, type LifecycleEvent } from './lifecycle.ts'
+import type { KnownActivity } from './activity-run.ts'
+import { LIFECYCLE_KINDS, type LifecycleEvent, type LifecycleKind } from './lifecycle.ts'
 import type { RoutingSlip } from './routing-slip.ts'
 import { type SlipState, slipState } from './slip-state.ts'
-import { advance, knownActivity } from './step.ts'
+import { StartMemory } from './start-memory.ts'
+import { advance, knownActivity, type Transition } from './step.ts'
+import { buriedSlip } from './stuck.ts'
+import { writtenDown } from './writing-down.ts'
 
 export interface SagaEngineOptions<Events extends object, Tx> {
   readonly bus: OutboxEventBus<Events, Tx>
@@ -28,6 +32,12 @@ export interface SagaEngineOptions<Events extends object, Tx> {
   readonly name?: string
   /** For activities without a policy of their own. @default 10 attempts, 1 s to 5 min apart */
   readonly retry?: RetryOptions
+  /**
+   * Which lifecycle events are told. Say it where the workers that run slips and those that handle their events are not
+   * the same: a worker can't know of handlers elsewhere. Told without a handler anywhere, they end as dead letters.
+   * @default those that this process has a handler for at that moment
+   */
+  readonly lifecycle?: readonly LifecycleKind[]
   /** When a slip's bytes go to the store, and for how long. @default above 10 KiB, for the store's time to live */
   readonly claims?: Pick<ClaimCheckOptions, 'threshold' | 'ttl'>
 }
@@ -51,8 +61,11 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
   /** The event type that carries slips from step to step. */
   readonly stepType: string
   readonly #bus: OutboxEventBus<Events, Tx>
+  readonly #parts: BusParts
   readonly #activities = new Map<string, KnownActivity>()
   readonly #ttlMs: number
+  readonly #starts: StartMemory
+  readonly #told: ReadonlySet<LifecycleKind> | undefined
 
   /**
    * @throws ConfigurationError, also when slips would expire in the store while an activity is still being retried;
@@ -62,32 +75,45 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
     this.name = engineName(options.name ?? 'saga')
     this.stepType = `${this.name}.step`
     this.#bus = options.bus
+    this.#parts = partsOf(options.bus)
     this.#ttlMs = timeToLive(options.store, options.claims?.ttl)
+    this.#told = options.lifecycle && new Set(options.lifecycle.map(knownKind))
+    const { core, settings } = this.#parts
+    this.#starts = new StartMemory(this.name, core, this.#ttlMs, settings.hardDeadlineMs)
     for (const activity of options.activities) this.#know(activity, options.retry)
     const types = [this.stepType, ...LIFECYCLE_KINDS.map((kind) => `${this.name}.${kind}`)]
     options.bus.use(claimCheck(options.store, { ...options.claims, types }))
-    options.bus.register(this.stepType, {
+    this.#parts.registrations.add(this.stepType, {
       retry: retryPolicy(UNTIL_THE_STEP_DECIDES),
       timeoutMs: this.#longestAttemptMs(),
-      handle: (delivery) => this.#step(delivery),
-      buried: (delivery, error) => this.#buried(delivery, error),
+      handle: (attempt, session) => this.#step(attempt, session),
+      delayed: (attempt, delayMs) => this.#starts.outlast(attempt, delayMs),
+      buried: (attempt, session, error) => this.#buried(attempt, session, error),
     })
   }
 
   /**
-   * Starts a routing slip, in the transaction around it or in a write of its own. A slip with an id of its own
-   * starts once: emitted again, while it runs and for the store's time to live after its first step, it is dropped
-   * without a word when it is the same, and a DuplicateEventError when it is not.
+   * Starts a routing slip, in the transaction around it or in a write of its own. The slip is taken at the call. A slip
+   * with an id of its own starts once: emitted again, while it runs and for the store's time to live after its first
+   * step, it is dropped without a word when it is the same, and a DuplicateEventError when it is not.
    *
+   * @param options.headers travel with every step and lifecycle event; activities can read them
    * @returns the slip's id
    * @throws EmptyItineraryError, UnknownActivityError, and what `bus.emit` throws: nothing is stored then
    */
   emit(slip: RoutingSlip, options: StartOptions<Tx> = {}): Promise<string> {
     const { transaction, ...eventOptions } = options
-    const id = slip.id ?? newId()
-    return this.#bus.outbox.participate(transaction, async (context) => {
-      await this.#bus.store([this.#start(slip, id, eventOptions)], context)
-      return id
+    const { core, emission } = this.#parts
+    return core.participate(transaction, (context) => {
+      const id = slip.id ?? newId()
+      const payload = this.#started(slip, id)
+      const draft = new Draft(
+        this.stepType,
+        payload,
+        { ...eventOptions, id: slip.id === undefined ? undefined : this.#starts.eventId(slip.id) },
+        { [SLIP_HEADER]: id },
+      )
+      return emission.store([{ draft, payload }], context).then(() => id)
     })
   }
 
@@ -113,10 +139,10 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
     return false
   }
 
-  #start(slip: RoutingSlip, id: string, options: EventOptions): EventDraft {
+  #started(slip: RoutingSlip, id: string): SlipState {
     slip.assertNotEmpty()
     for (const { activity } of slip.itinerary.steps) knownActivity(activity, this.#activities)
-    const state: SlipState = {
+    return {
       v: 1,
       name: slip.name,
       id,
@@ -127,35 +153,46 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
       log: [],
       ...(slip.dueBy && { deadline: slip.dueBy }),
     }
-    const eventId = slip.id === undefined ? undefined : this.#startId(slip.id)
-    return new EventDraft(this.stepType, state, { ...options, id: eventId }, { [SLIP_HEADER]: id })
   }
 
-  async #step(delivery: Delivery): Promise<void> {
-    const { name: engine, stepType } = this
-    const { clock } = this.#bus.outbox
-    const state = slipState(delivery.payload)
-    const { next, events } = await advance(state, delivery, { engine, activities: this.#activities, clock })
-    if (delivery.id === this.#startId(state.id)) delivery.keepMs = Math.max(delivery.keepMs, this.#ttlMs)
-    if (next) await delivery.emit(stepType, next, {}, { [SLIP_HEADER]: next.id })
-    for (const event of events) await this.#tell(delivery, event)
-  }
-
-  async #buried(delivery: Delivery, error: Error): Promise<void> {
-    const { id: slipId, name: slipName, phase, fault, log } = slipState(delivery.payload)
-    const entry = log.at(-1)
-    if (phase !== 'compensate' || !entry || !fault) return
-    const { step, activity } = entry
-    const { message } = errorFields(error)
-    await this.#tell(delivery, {
-      kind: 'compensationFailed',
-      payload: { slipId, slipName, fault, step, activity, error: message },
+  async #step(attempt: Attempt, session: EmitSession): Promise<void> {
+    const { name: engine } = this
+    const { core, settings } = this.#parts
+    const state = slipState(attempt.payload)
+    const transition = await advance(state, attempt, {
+      engine,
+      activities: this.#activities,
+      clock: core.clock,
     })
+    // The activity has run, or is not to be run again: from here on only what came of it has to be written.
+    attempt.place = 'writing'
+    const own = await this.#starts.keep(attempt, state.id)
+    await writtenDown({ attempt, session, core, asideMs: settings.asideMs }, () =>
+      this.#writeDown(attempt, session, transition, own),
+    )
   }
 
-  async #tell(delivery: Delivery, { kind, payload }: LifecycleEvent): Promise<void> {
+  async #writeDown(
+    attempt: Attempt,
+    session: EmitSession,
+    { next, events }: Transition,
+    own: Headers,
+  ): Promise<void> {
+    const options = { headers: userHeaders(attempt.headers) }
+    if (next) await session.add(this.stepType, next, options, { [SLIP_HEADER]: next.id, ...own })
+    for (const event of events) await this.#tell(attempt, session, event)
+  }
+
+  async #buried(attempt: Attempt, session: EmitSession, error: Error): Promise<void> {
+    const event = buriedSlip(slipState(attempt.payload), error)
+    if (event) await this.#tell(attempt, session, event)
+  }
+
+  async #tell(attempt: Attempt, session: EmitSession, { kind, payload }: LifecycleEvent): Promise<void> {
     const type = `${this.name}.${kind}`
-    if (this.#bus.handles(type)) await delivery.emit(type, payload, {}, { [SLIP_HEADER]: payload.slipId })
+    if (!(this.#told?.has(kind) ?? this.#parts.registrations.has(type))) return
+    const options = { headers: userHeaders(attempt.headers) }
+    await session.add(type, payload, options, { [SLIP_HEADER]: payload.slipId })
   }
 
   #know(activity: Activity, retry: RetryOptions | undefined): void {
@@ -166,7 +203,7 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
     }
     const policy = retryPolicy(activity.retry ?? retry)
     assertOutlives(this.#ttlMs, policy.horizonMs)
-    const { handlerTimeoutMs } = this.#bus.settings
+    const { handlerTimeoutMs } = this.#parts.settings
     const timeoutMs =
       activity.timeout === undefined ? handlerTimeoutMs : durationMs('timeout', activity.timeout)
     this.#activities.set(activity.name, { activity, retry: policy, timeoutMs })
@@ -175,12 +212,13 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
   // Loading a slip has its time too; the activity's own timeout is kept by the step.
   #longestAttemptMs(): number {
     const timeouts = [...this.#activities.values()].map(({ timeoutMs }) => timeoutMs)
-    return Math.max(0, ...timeouts) + this.#bus.settings.handlerTimeoutMs
+    return Math.max(0, ...timeouts) + this.#parts.settings.handlerTimeoutMs
   }
+}
 
-  #startId(slipId: string): string {
-    return `${this.name}/${slipId}`
-  }
+function knownKind(kind: LifecycleKind): LifecycleKind {
+  if (LIFECYCLE_KINDS.includes(kind)) return kind
+  throw new ConfigurationError('lifecycle', kind, `it is one of ${LIFECYCLE_KINDS.join(', ')}`)
 }
 
 function engineName(name: string): string {

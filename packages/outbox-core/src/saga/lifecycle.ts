@@ -31,6 +31,15 @@ export interface CompensationFailed extends SagaFaulted {
   readonly error: string
 }
 
+/** A slip that waits as a dead letter, with nothing compensated: `engine.resume` takes it up again. */
+export interface SagaStuck extends SlipEvent {
+  /** The step that could not be taken, or not be written down. */
+  readonly step: number
+  readonly activity?: string
+  /** Why. */
+  readonly error: string
+}
+
 interface Lifecycle {
   readonly stepCompleted: StepCompleted
   readonly completed: SagaCompleted
@@ -38,6 +47,7 @@ interface Lifecycle {
   readonly faulted: SagaFaulted
   readonly compensated: SagaFaulted
   readonly compensationFailed: CompensationFailed
+  readonly stuck: SagaStuck
 }
 
 export type LifecycleKind = keyof Lifecycle
@@ -49,6 +59,7 @@ export const LIFECYCLE_KINDS: readonly LifecycleKind[] = [
   'faulted',
   'compensated',
   'compensationFailed',
+  'stuck',
 ]
 
 /**

@@ -1,32 +1,8 @@
 import { EmptyItineraryError, InvalidSlipError } from '../errors.ts'
 import { type Duration, durationMs } from '../options.ts'
 import type { When } from '../storage.ts'
-import type { Activity, Variables } from './activity.ts'
-
-/** One step of an itinerary: an activity's name and its arguments. */
-export interface ItineraryStep {
-  readonly activity: string
-  readonly args: unknown
-}
-
-/** Activities in the order in which they will run. Immutable: every call returns a new one. */
-export class Itinerary {
-  readonly steps: readonly ItineraryStep[]
-
-  constructor(steps: readonly ItineraryStep[] = []) {
-    this.steps = steps
-  }
-
-  /** Appends an activity. The same one may be added many times. */
-  add<Args>(activity: Activity<string, Args>, args: NoInfer<Args>): Itinerary {
-    return new Itinerary([...this.steps, { activity: activity.name, args }])
-  }
-}
-
-/** An empty itinerary, for an activity that replaces the rest of its slip. */
-export function itinerary(): Itinerary {
-  return new Itinerary()
-}
+import type { Variables } from './activity.ts'
+import { type AnyActivity, type ArgsOf, Itinerary } from './itinerary.ts'
 
 type SlipParts = Pick<RoutingSlip, 'itinerary' | 'initialVariables' | 'dueBy'>
 
@@ -48,8 +24,8 @@ export class RoutingSlip {
   }
 
   /** Appends an activity with its arguments. The same one may be added many times. */
-  add<Args>(activity: Activity<string, Args>, args: NoInfer<Args>): RoutingSlip {
-    return this.#with({ itinerary: this.itinerary.add(activity, args) })
+  add<Args>(activity: AnyActivity<Args>, ...args: ArgsOf<Args>): RoutingSlip {
+    return this.#with({ itinerary: this.itinerary.add(activity, ...args) })
   }
 
   /** Adds variables that every activity can read. */

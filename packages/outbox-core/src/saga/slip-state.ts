@@ -1,7 +1,7 @@
-import { InvalidSlipError } from '../errors.ts'
+import { InvalidSlipError, UnsupportedSlipError } from '../errors.ts'
 import type { When } from '../storage.ts'
 import type { Fault, Variables } from './activity.ts'
-import type { ItineraryStep } from './routing-slip.ts'
+import type { ItineraryStep } from './itinerary.ts'
 
 /** A completed activity that can be compensated. */
 export interface LogEntry {
@@ -34,8 +34,10 @@ export function slipState(payload: unknown): SlipState {
   if (typeof state !== 'object' || state === null)
     throw new InvalidSlipError('the payload is no routing slip')
   if (state.v !== 1) {
-    throw new InvalidSlipError(
-      `the routing slip has format ${String(state.v)}, this version reads 1; update every worker`,
+    if (!Number.isInteger(state.v) || state.v < 1)
+      throw new InvalidSlipError('the payload is no routing slip')
+    throw new UnsupportedSlipError(
+      `the routing slip has format ${state.v}, this version reads 1; update every worker`,
     )
   }
   const whole =

@@ -1,19 +1,13 @@
 import type { Clock } from '../clock.ts'
-import type { Delivery } from '../delivering/delivery.ts'
+import type { Attempt } from '../delivering/attempt.ts'
+import { isLastAttempt } from '../delivering/judgement.ts'
 import { serialize } from '../emitting/serialize.ts'
-import {
-  InvalidSlipError,
-  isPermanent,
-  PermanentError,
-  RetryLaterError,
-  toError,
-  UnknownActivityError,
-} from '../errors.ts'
-import { errorFields } from '../logger.ts'
-import type { ActivityResult, Fault } from './activity.ts'
-import { type Attempt, DeadlineError, type KnownActivity, run } from './attempt.ts'
+import { InvalidSlipError, PermanentError, RetryLaterError, UnknownActivityError } from '../errors.ts'
+import { errFields, errorFields, toError } from '../thrown.ts'
+import type { ActivityResult, ExecuteContext, Fault } from './activity.ts'
+import { type ActivityRun, DeadlineError, type KnownActivity, run } from './activity-run.ts'
+import { Itinerary } from './itinerary.ts'
 import type { LifecycleEvent } from './lifecycle.ts'
-import { Itinerary } from './routing-slip.ts'
 import type { LogEntry, SlipState } from './slip-state.ts'
 
 /** What a step makes of its slip: the state that travels on, or none at its end, and what there is to tell. */
@@ -31,48 +25,51 @@ export interface StepParts {
 /**
  * Takes a slip one activity further: executes the next one, or compensates the last completed one.
  *
- * @throws RetryLaterError when the attempt should be made again, a permanent error when a human has to look
+ * @throws RetryLaterError when the attempt should be made again; what can't be answered by a compensation otherwise
  */
-export function advance(given: SlipState, delivery: Delivery, parts: StepParts): Promise<Transition> {
-  const state = withFixedDeadline(given, delivery)
-  return state.phase === 'execute' ? execute(state, delivery, parts) : compensate(state, delivery, parts)
+export function advance(given: SlipState, attempt: Attempt, parts: StepParts): Promise<Transition> {
+  const state = withFixedDeadline(given, attempt)
+  return state.phase === 'execute' ? execute(state, attempt, parts) : compensate(state, attempt, parts)
 }
 
-async function execute(state: SlipState, delivery: Delivery, parts: StepParts): Promise<Transition> {
+async function execute(state: SlipState, attempt: Attempt, parts: StepParts): Promise<Transition> {
   const [current, ...rest] = state.itinerary
   if (!current) throw new InvalidSlipError(`routing slip "${state.id}" has nothing left to execute`)
+  const { step } = state
+  attempt.about = { activity: current.activity, step }
   const known = knownActivity(current.activity, parts.activities)
-  const deadline = deadlineOf(state)
-  if (deadline !== undefined && parts.clock.now() >= deadline) return faulted(state, new DeadlineError())
-  if (delivery.attempt > known.retry.maxAttempts) return faulted(state, exhausted(known), current.activity)
-  const attempt: Attempt = {
-    state,
-    delivery,
-    known,
-    clock: parts.clock,
-    step: state.step,
-    idempotencyKey: `${parts.engine}/${state.id}/${state.step}`,
-    ...(deadline !== undefined && { deadline }),
+  const deadlineInMs = untilDeadline(state, attempt, parts.clock)
+  if (deadlineInMs !== undefined && deadlineInMs <= 0) return failed(attempt, state, new DeadlineError())
+  if (attempt.number > known.retry.maxAttempts)
+    return failed(attempt, state, exhausted(known), current.activity)
+  const activityRun: ActivityRun = {
+    ...{ state, attempt, known, clock: parts.clock, step },
+    idempotencyKey: `${parts.engine}/${state.id}/${step}`,
+    ...(deadlineInMs !== undefined && { deadlineInMs }),
   }
   let result: ActivityResult
   try {
-    const executed = await run(attempt, (context) =>
-      known.activity.execute(current.args, Object.assign(context, { rest: new Itinerary(rest) })),
+    const executed = await run(activityRun, (context) =>
+      known.activity.execute(current.args, withRest(context, rest)),
     )
-    result = executed ?? {}
+    result = typeof executed === 'object' && executed !== null ? executed : {}
   } catch (thrown) {
     const error = toError(thrown)
-    if (!isLast(attempt, error)) throw retryLater(attempt, error)
-    return faulted(state, error, current.activity)
+    if (!isLast(activityRun, error)) throw retryLater(activityRun, error)
+    return failed(attempt, state, error, current.activity)
   }
+  attempt.place = 'writing'
+  assertStorable(known.activity.name, result, parts.activities)
   return completed(state, known, result, rest)
 }
 
-async function compensate(state: SlipState, delivery: Delivery, parts: StepParts): Promise<Transition> {
+async function compensate(state: SlipState, attempt: Attempt, parts: StepParts): Promise<Transition> {
   const entry = state.log.at(-1)
   const { fault } = state
   if (!entry || !fault)
     throw new InvalidSlipError(`routing slip "${state.id}" has nothing left to compensate`)
+  const { step } = entry
+  attempt.about = { activity: entry.activity, step }
   const known = knownActivity(entry.activity, parts.activities)
   const { activity } = known
   if (!activity.compensate) {
@@ -80,18 +77,22 @@ async function compensate(state: SlipState, delivery: Delivery, parts: StepParts
       `activity "${entry.activity}" had a compensation when it completed, now it has none`,
     )
   }
-  if (delivery.attempt > known.retry.maxAttempts) throw exhausted(known)
-  const idempotencyKey = `${parts.engine}/${state.id}/${entry.step}/compensate`
-  const attempt: Attempt = { state, delivery, known, clock: parts.clock, step: entry.step, idempotencyKey }
+  if (attempt.number > known.retry.maxAttempts) throw exhausted(known)
+  const idempotencyKey = `${parts.engine}/${state.id}/${step}/compensate`
+  const activityRun: ActivityRun = { state, attempt, known, clock: parts.clock, step, idempotencyKey }
   try {
-    await run(attempt, (context) => activity.compensate?.(entry.log, Object.assign(context, { fault })))
+    await run(activityRun, (context) =>
+      activity.compensate?.(entry.log, Object.assign(context, { fault: { ...fault } })),
+    )
   } catch (thrown) {
     const error = toError(thrown)
-    if (!isLast(attempt, error)) throw retryLater(attempt, error)
-    throw new PermanentError(`the compensation of activity "${entry.activity}" failed: ${error.message}`, {
-      cause: error,
-    })
+    if (!isLast(activityRun, error)) throw retryLater(activityRun, error)
+    throw new PermanentError(
+      `the compensation of activity "${entry.activity}" failed: ${errorFields(error).message}`,
+      { cause: error },
+    )
   }
+  attempt.place = 'writing'
   return compensatedUpTo(state, state.log.slice(0, -1), fault)
 }
 
@@ -101,7 +102,6 @@ function completed(
   result: ActivityResult,
   rest: SlipState['itinerary'],
 ): Transition {
-  assertStorable(activity.name, result)
   const { id: slipId, name: slipName, step } = state
   const about = { slipId, slipName, step, activity: activity.name }
   const variables = result.variables ? { ...state.variables, ...result.variables } : state.variables
@@ -117,6 +117,14 @@ function completed(
   const entry: LogEntry = { step, activity: activity.name, log: result.log }
   const log = activity.compensate ? [...state.log, entry] : state.log
   return { next: { ...state, step: step + 1, itinerary, variables, log }, events: [stepCompleted] }
+}
+
+/** An activity has failed for good: what completed before it is compensated. */
+function failed(attempt: Attempt, state: SlipState, error: Error, activity?: string): Transition {
+  attempt.place = 'writing'
+  attempt.failure = error
+  attempt.logger.error(errFields(error), 'activity failed for good, its slip is compensated')
+  return faulted(state, error, activity)
 }
 
 function faulted(state: SlipState, error: Error, activity?: string): Transition {
@@ -140,14 +148,16 @@ function compensatedUpTo(state: SlipState, log: readonly LogEntry[], fault: Faul
   return { events: [{ kind: 'compensated', payload }] }
 }
 
-// Counted from the database's clock at the start, so that the same slip emitted again is the same event.
-function withFixedDeadline(state: SlipState, delivery: Delivery): SlipState {
+// Counted from the start, by the database's clock, so that the same slip emitted again is the same event.
+function withFixedDeadline(state: SlipState, attempt: Attempt): SlipState {
   if (!state.deadline || 'at' in state.deadline) return state
-  return { ...state, deadline: { at: delivery.leased.createdAt + state.deadline.inMs } }
+  return { ...state, deadline: { at: attempt.leased.createdAt + state.deadline.inMs } }
 }
 
-function deadlineOf({ deadline }: SlipState): number | undefined {
-  return deadline && 'at' in deadline ? deadline.at : undefined
+// By the database's clock as well: that of this process may be another.
+function untilDeadline({ deadline }: SlipState, attempt: Attempt, clock: Clock): number | undefined {
+  if (!deadline || !('at' in deadline)) return undefined
+  return deadline.at - attempt.databaseNow(clock.elapsed())
 }
 
 /** @throws UnknownActivityError */
@@ -159,13 +169,15 @@ export function knownActivity(name: string, activities: StepParts['activities'])
   )
 }
 
-function isLast({ delivery, known }: Attempt, error: Error): boolean {
-  return !delivery.abortReason && (isPermanent(error) || delivery.attempt >= known.retry.maxAttempts)
+function isLast({ attempt, known }: ActivityRun, error: Error): boolean {
+  return !attempt.abortReason && isLastAttempt(error, attempt.number, known.retry)
 }
 
-function retryLater({ delivery, known, deadline, clock }: Attempt, error: Error): RetryLaterError {
-  const wanted = error instanceof RetryLaterError ? error.delayMs : known.retry.delayAfter(delivery.attempt)
-  const delayMs = deadline === undefined ? wanted : Math.max(0, Math.min(wanted, deadline - clock.now()))
+function retryLater({ state, attempt, known, clock }: ActivityRun, error: Error): RetryLaterError {
+  const chosen = error instanceof RetryLaterError ? error.delayMs : undefined
+  const wanted = chosen ?? known.retry.delayAfter(attempt.number)
+  const left = untilDeadline(state, attempt, clock)
+  const delayMs = left === undefined ? wanted : Math.max(0, Math.min(wanted, left))
   const cause = error instanceof RetryLaterError ? (error.cause ?? error) : error
   return new RetryLaterError(`activity "${known.activity.name}" failed`, delayMs, { cause })
 }
@@ -176,12 +188,30 @@ function exhausted({ activity, retry }: KnownActivity): PermanentError {
   )
 }
 
+function withRest(context: object, rest: SlipState['itinerary']): ExecuteContext {
+  let itinerary: Itinerary | undefined
+  return Object.defineProperty(context as ExecuteContext, 'rest', {
+    enumerable: true,
+    // A copy, as the variables are.
+    get: () => {
+      itinerary ??= new Itinerary(structuredClone(rest))
+      return itinerary
+    },
+  })
+}
+
 // What can't be stored can't be compensated either: the slip waits as a dead letter until the activity is mended.
-function assertStorable(activity: string, { variables, log, revise }: ActivityResult): void {
+function assertStorable(activity: string, result: ActivityResult, known: StepParts['activities']): void {
+  const { variables, log, revise } = result
   try {
+    if (variables !== undefined && (typeof variables !== 'object' || Array.isArray(variables)))
+      throw new InvalidSlipError('its variables are no object')
+    if (revise !== undefined && !Array.isArray(revise?.steps))
+      throw new InvalidSlipError('what is to be revised to is no itinerary')
+    for (const step of revise?.steps ?? []) knownActivity(step.activity, known)
     serialize({ variables, log, revise: revise?.steps })
   } catch (cause) {
-    const { message } = toError(cause)
+    const { message } = errorFields(toError(cause))
     throw new PermanentError(`activity "${activity}" returned what can't be stored: ${message}`, { cause })
   }
 }

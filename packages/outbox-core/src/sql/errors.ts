@@ -4,9 +4,9 @@ import {
   StorageError,
   TransactionClosedError,
   TransactionTimeoutError,
-  toError,
   UnknownOutcomeError,
 } from '../errors.ts'
+import { toError } from '../thrown.ts'
 
 // Codes are SQLSTATEs (https://www.postgresql.org/docs/current/errcodes-appendix.html), Node's, postgres.js's, Prisma's,
 // and the kinds that Prisma's driver adapters tell where there is no code.

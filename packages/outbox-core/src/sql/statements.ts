@@ -117,14 +117,15 @@ export function deadStatement(
   }
 }
 
+// Inside a transaction now() is when that began, before anything that it has written was due.
 export function statsStatement({ events }: PostgresTables): Statement {
   return {
     text: `SELECT
-        (SELECT count(*) FROM ${events} WHERE state < 2 AND visible_at <= now())::int AS due,
-        (SELECT count(*) FROM ${events} WHERE state < 2 AND state = ${STATE.leased} AND visible_at > now())::int AS leased,
+        (SELECT count(*) FROM ${events} WHERE state < 2 AND visible_at <= statement_timestamp())::int AS due,
+        (SELECT count(*) FROM ${events} WHERE state < 2 AND state = ${STATE.leased} AND visible_at > statement_timestamp())::int AS leased,
         (SELECT count(*) FROM ${events} WHERE state = ${STATE.dead})::int AS dead,
-        (SELECT extract(epoch FROM now() - min(visible_at))::float8 * 1000 FROM ${events}
-          WHERE state < 2 AND visible_at <= now()) AS oldest`,
+        (SELECT extract(epoch FROM statement_timestamp() - min(visible_at))::float8 * 1000 FROM ${events}
+          WHERE state < 2 AND visible_at <= statement_timestamp()) AS oldest`,
     parameters: [],
   }
 }

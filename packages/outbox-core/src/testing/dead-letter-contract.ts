@@ -1,6 +1,7 @@
 import { describe, expect } from 'vitest'
 import type { Place } from './backend.ts'
-import { newEvent, type PlaceTest, payload } from './harness.ts'
+import { busOn } from './bus-fixtures.ts'
+import { newEvent, type PlaceTest, payload, until } from './harness.ts'
 import { inState, LEASE_MS, putting } from './storage/fixtures.ts'
 
 /** Dead letters: paged, tried again, given up. */
@@ -64,6 +65,76 @@ export function deadLetterContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(await place.outbox.deadLetters.discard({ all: true, type: 'other.event' })).toBe(1)
       expect(await place.outbox.deadLetters.retry({ all: true })).toBe(5)
       expect((await place.outbox.stats()).due).toBe(5)
+    })
+
+    test('retries all that were dead when it began, and ends while a worker buries them again', async (place) => {
+      const { outbox } = place
+      const bus = busOn(outbox, { retry: { maxAttempts: 1 } })
+      const handled = new Map<string, number>()
+      bus.on('work', ({ id }) => {
+        handled.set(id, (handled.get(id) ?? 0) + 1)
+        throw new Error('no')
+      })
+      const dead = (count: number): Promise<void> => until(async () => (await outbox.stats()).dead === count)
+      for (let n = 0; n < 120; n += 40)
+        await bus.emitMany(Array.from({ length: 40 }, () => ({ type: 'work', payload: { n } })))
+      await bus.start()
+      await dead(120)
+      const { listDead } = outbox.storage
+      let pages = 0
+      outbox.storage.listDead = async (query, tx) => {
+        // Whatever was revived is dead again by the time of the next page.
+        if (++pages > 1) await dead(120)
+        if (pages > 10) throw new Error('it goes on and on')
+        return listDead.call(outbox.storage, query, tx)
+      }
+      expect(await outbox.deadLetters.retry({ all: true })).toBe(120)
+      await dead(120)
+      await bus.stop()
+      expect(pages).toBeLessThanOrEqual(3)
+      expect([...handled.values()]).toEqual(Array.from({ length: 120 }, () => 2))
+    })
+
+    test('takes what was dead when it began, and nothing that dies meanwhile', async (place) => {
+      const { outbox } = place
+      const ids = await bury(place, 101)
+      const { listDead } = outbox.storage
+      const later: string[] = []
+      outbox.storage.listDead = async (query, tx) => {
+        if (query.after && later.length === 0) later.push(...(await bury(place, 1)))
+        return listDead.call(outbox.storage, query, tx)
+      }
+      expect(await outbox.deadLetters.discard({ all: true })).toBe(ids.length)
+      expect((await place.events()).map(({ id }) => id)).toEqual(later)
+      expect(later).toHaveLength(1)
+    })
+
+    test('refuses a cursor that is no page’s, and a limit that is none', async (place) => {
+      await bury(place, 3)
+      const { deadLetters } = place.outbox
+      const { next = '' } = await deadLetters.list({ limit: 1 })
+      expect((await deadLetters.list({ after: next })).letters).toHaveLength(2)
+      const nonsense = [
+        '',
+        'x',
+        '0',
+        "'; DROP TABLE outbox_events; --",
+        `${next}x`,
+        next.slice(1),
+        next.slice(0, -1),
+      ]
+      const before = place.roundTrips()
+      for (const after of [...nonsense, 'x'.repeat(100_000), 7, null, {}, [next, next]] as string[])
+        await expect(deadLetters.list({ after })).rejects.toMatchObject({
+          code: 'OUTBOX_CONFIGURATION',
+          option: 'after',
+        })
+      for (const limit of [0, -1, 1.5, 1001, Number.NaN, '10' as unknown as number])
+        await expect(deadLetters.list({ limit })).rejects.toMatchObject({
+          code: 'OUTBOX_CONFIGURATION',
+          option: 'limit',
+        })
+      expect(place.roundTrips()).toBe(before)
     })
   })
 }

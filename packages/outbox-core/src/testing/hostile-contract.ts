@@ -136,11 +136,8 @@ export function hostileContract<Tx, O>(test: PlaceTest<Tx, O>): void {
           }
         }
         const { bus, engine, step, broken } = world(outbox)
-        bus.register('bad', {
-          retry: { maxAttempts: 1, delayAfter: () => 1, horizonMs: 0 },
-          timeoutMs: 1_000,
-          handle: () => Promise.reject(new Error('no')),
-        })
+        const untyped = bus as unknown as OutboxEventBus
+        untyped.on('bad', () => Promise.reject(new Error('no')), { retry: { maxAttempts: 1 }, timeout: '1s' })
         const emitter = new OutboxEventBus(outbox)
         await emitter.emit('bad', { secret: SECRET }, { id: 'one' })
         await failing(() => emitter.emit('bad', { secret: `${SECRET}2` }, { id: 'one' }))

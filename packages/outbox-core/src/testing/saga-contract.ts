@@ -1,7 +1,8 @@
 import { describe, expect } from 'vitest'
 import { DuplicateEventError, EmptyItineraryError, UnknownActivityError } from '../errors.ts'
 import { activity } from '../saga/activity.ts'
-import { itinerary, routingSlip } from '../saga/routing-slip.ts'
+import { itinerary } from '../saga/itinerary.ts'
+import { routingSlip } from '../saga/routing-slip.ts'
 import { type PlaceTest, sleep } from './harness.ts'
 import { world } from './saga-fixtures.ts'
 

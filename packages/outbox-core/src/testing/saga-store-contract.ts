@@ -157,11 +157,11 @@ export function sagaStoreContract<Tx, O>(test: PlaceTest<Tx, O>): void {
         expect(errors).toMatchObject([
           {
             message: 'payload put failed',
-            fields: { ...call, claimId: 'large', bytes: 11, error: { code: 'OUTBOX_PAYLOAD_TOO_LARGE' } },
+            fields: { ...call, claimId: 'large', bytes: 11, err: { code: 'OUTBOX_PAYLOAD_TOO_LARGE' } },
           },
           {
             message: 'payload get failed',
-            fields: { ...call, claimId: 'claim', bytes: 3, error: { code: 'OUTBOX_CORRUPT_PAYLOAD' } },
+            fields: { ...call, claimId: 'claim', bytes: 3, err: { code: 'OUTBOX_CORRUPT_PAYLOAD' } },
           },
         ])
       },

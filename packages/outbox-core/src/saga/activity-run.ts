@@ -1,8 +1,9 @@
 import type { Clock } from '../clock.ts'
-import type { Delivery } from '../delivering/delivery.ts'
+import type { Attempt } from '../delivering/attempt.ts'
 import type { RetryPolicy } from '../delivering/retry.ts'
+import { userHeaders } from '../emitting/event.ts'
 import { OutboxError, TimeoutError } from '../errors.ts'
-import { type Logger, withFields } from '../logger.ts'
+import type { Logger } from '../logger.ts'
 import type { Activity, ActivityContext } from './activity.ts'
 import type { SlipState } from './slip-state.ts'
 
@@ -23,24 +24,24 @@ export class DeadlineError extends OutboxError {
   }
 }
 
-/** One attempt at one step: who runs it, in what context, and until when. */
-export interface Attempt {
+/** One call of one activity: for which slip, in what context, and until when. */
+export interface ActivityRun {
   readonly state: SlipState
-  readonly delivery: Delivery
+  readonly attempt: Attempt
   readonly known: KnownActivity
   readonly clock: Clock
   readonly step: number
   readonly idempotencyKey: string
-  /** Milliseconds since the epoch. */
-  readonly deadline?: number
+  /** Milliseconds until the slip's deadline. */
+  readonly deadlineInMs?: number
 }
 
-/** Runs `work` until it ends, times out, meets the deadline, or the delivery is aborted. */
+/** Runs `work` until it ends, times out, meets the deadline, or the attempt is given up. */
 export async function run<R>(
-  attempt: Attempt,
+  activityRun: ActivityRun,
   work: (context: ActivityContext) => R | Promise<R>,
 ): Promise<R> {
-  const { delivery, clock, known, deadline } = attempt
+  const { attempt, clock, known, deadlineInMs } = activityRun
   const own = new AbortController()
   const { promise: aborted, reject } = Promise.withResolvers<never>()
   const end = (reason: Error): void => {
@@ -52,29 +53,35 @@ export async function run<R>(
       end(new TimeoutError(`activity "${known.activity.name}" took longer than ${known.timeoutMs} ms`)),
     ),
   ]
-  if (deadline !== undefined)
-    cancels.push(clock.after(deadline - clock.now(), () => end(new DeadlineError())))
+  if (deadlineInMs !== undefined) cancels.push(clock.after(deadlineInMs, () => end(new DeadlineError())))
+  attempt.place = 'handler'
   try {
-    const signal = AbortSignal.any([delivery.signal, own.signal])
-    return await Promise.race([work(context(attempt, signal)), aborted])
+    const signal = AbortSignal.any([attempt.signal, own.signal])
+    return await attempt.attend(Promise.race([work(contextOf(activityRun, signal)), aborted]))
   } finally {
     for (const cancel of cancels) cancel()
   }
 }
 
-function context(
-  { state, delivery, known, step, idempotencyKey }: Attempt,
+function contextOf(
+  { state, attempt, step, idempotencyKey }: ActivityRun,
   signal: AbortSignal,
 ): ActivityContext {
+  let variables: ActivityContext['variables'] | undefined
   return {
     slipId: state.id,
     slipName: state.name,
     step,
-    attempt: delivery.attempt,
-    variables: state.variables,
+    attempt: attempt.number,
+    // A copy: what travels on is changed by results alone.
+    get variables(): ActivityContext['variables'] {
+      variables ??= structuredClone(state.variables)
+      return variables
+    },
+    headers: userHeaders(attempt.headers),
     signal,
     get logger(): Logger {
-      return withFields(delivery.logger, { activity: known.activity.name, step })
+      return attempt.logger
     },
     idempotencyKey,
   }

@@ -1,0 +1,118 @@
+import type { Emission, Emitted } from '../emitting/emission.ts'
+import { Draft, type EventOptions } from '../emitting/event.ts'
+import { Watch } from '../emitting/watched.ts'
+import { TransactionClosedError } from '../errors.ts'
+import type { Headers, NewEvent, PayloadRecord } from '../storage.ts'
+
+const ADVICE = 'await every emit inside the handler of its event'
+
+/** What was begun to be emitted; most handlers emit nothing. */
+interface Begun {
+  readonly watch: Watch
+  /** In the order of the calls; empty places are still being prepared, or have failed. */
+  readonly emitted: (Emitted | undefined)[]
+  readonly preparing: Set<Promise<unknown>>
+}
+
+const NOTHING: readonly never[] = []
+
+/** What one attempt emits: open while its handler runs, then sealed once, and written with the event's settlement or dropped. */
+export class EmitSession {
+  readonly #emission: Emission
+  readonly #late: (error: unknown) => void
+  #begun: Begun | undefined
+  #sealed = false
+
+  /** @param late told of an emit that failed after the seal, and that nobody handled */
+  constructor(emission: Emission, late: (error: unknown) => void) {
+    this.#emission = emission
+    this.#late = late
+  }
+
+  /**
+   * For handlers. A failure that nobody handles fails the attempt, and is no unhandled rejection.
+   *
+   * @returns the event's id
+   * @throws TransactionClosedError after the seal
+   */
+  emit(type: string, payload: unknown, options: Omit<EventOptions, 'id'>): Promise<string> {
+    const begun = this.#begin()
+    const emitting = this.#emit(begun, type, payload, options)
+    begun.preparing.add(emitting)
+    const over = (): void => void begun.preparing.delete(emitting)
+    emitting.then(over, over)
+    return begun.watch.over(emitting)
+  }
+
+  /**
+   * For the library itself, which awaits it; a promise only if there is something to wait for.
+   *
+   * @param own the library's own headers
+   */
+  add(type: string, payload: unknown, options: EventOptions, own: Headers): void | Promise<void> {
+    return this.#prepare(this.#begin(), new Draft(type, payload, options, own), payload)
+  }
+
+  /**
+   * Waits for emits that the handler did not await, and takes no more; a promise only if there is something to wait for.
+   *
+   * @throws the failure of an emit that nobody has handled
+   */
+  seal(): void | Promise<void> {
+    const { preparing, watch } = this.#begun ?? {}
+    if (preparing && preparing.size > 0)
+      return Promise.allSettled(preparing)
+        .then(() => watch?.passedOn())
+        .then(() => this.seal())
+    this.#sealed = true
+    watch?.close()
+    if (watch?.unattended) throw watch.unattended.error
+  }
+
+  /** Takes no more and forgets what was emitted. A promise as long as something is still being prepared. */
+  drop(): Promise<unknown> | undefined {
+    this.#sealed = true
+    this.#begun?.watch.close()
+    const { preparing } = this.#begun ?? {}
+    return preparing && preparing.size > 0 ? Promise.allSettled(preparing) : undefined
+  }
+
+  /** Forgets what was added so far. */
+  restart(): void {
+    this.#begun = undefined
+  }
+
+  get append(): readonly NewEvent[] {
+    return this.#begun?.emitted.flatMap((one) => one?.append ?? []) ?? NOTHING
+  }
+
+  get put(): readonly PayloadRecord[] {
+    return this.#begun?.emitted.flatMap((one) => one?.put ?? []) ?? NOTHING
+  }
+
+  #begin(): Begun {
+    if (!this.#begun) {
+      this.#begun = { watch: new Watch(this.#late), emitted: [], preparing: new Set() }
+      if (this.#sealed) this.#begun.watch.close()
+    }
+    return this.#begun
+  }
+
+  async #emit(begun: Begun, type: string, payload: unknown, options: EventOptions): Promise<string> {
+    if (this.#sealed) throw new TransactionClosedError(ADVICE)
+    const draft = new Draft(type, payload, { ...options, id: undefined })
+    const pending = this.#prepare(begun, draft, payload)
+    if (pending) await pending
+    return draft.id
+  }
+
+  #prepare({ emitted }: Begun, draft: Draft, payload: unknown): void | Promise<void> {
+    const place = emitted.push(undefined) - 1
+    const ready = (prepared: Emitted): void => {
+      if (this.#sealed) throw new TransactionClosedError(ADVICE)
+      emitted[place] = prepared
+    }
+    const prepared = this.#emission.prepare(draft, payload)
+    return prepared instanceof Promise ? prepared.then(ready) : ready(prepared)
+  }
+}
