@@ -5,14 +5,23 @@ import { busStoppingContract } from './bus-stopping-contract.ts'
 import { claimContract } from './claim-contract.ts'
 import { deadLetterContract } from './dead-letter-contract.ts'
 import { emitContract } from './emit-contract.ts'
+import { failureContract } from './failure-contract.ts'
 import { placeTest } from './harness.ts'
 import { hostileContract } from './hostile-contract.ts'
+import { joinedContract } from './joined-contract.ts'
+import { lackingContract } from './lacking-contract.ts'
 import { limitsContract } from './limits-contract.ts'
+import { nestedTransactionContract } from './nested-transaction-contract.ts'
+import { refusedContract } from './refused-contract.ts'
 import { sagaContract } from './saga-contract.ts'
 import { sagaFaultContract } from './saga-fault-contract.ts'
 import { sagaStoreContract } from './saga-store-contract.ts'
+import { slipContract } from './slip-contract.ts'
 import { storageContract } from './storage-contract.ts'
+import { stuckContract } from './stuck-contract.ts'
+import { takenContract } from './taken-contract.ts'
 import { transactionContract } from './transaction-contract.ts'
+import { unawaitedContract } from './unawaited-contract.ts'
 
 export type { Backend, BackendTraits, Place, RawEvent, RawPayload } from './backend.ts'
 export { type LogLine, recordingLogger, sleep, until } from './harness.ts'
@@ -24,14 +33,23 @@ export function outboxContract<Tx, TxOptions>(backend: Backend<Tx, TxOptions>): 
     const test = placeTest(backend)
     storageContract(test)
     transactionContract(test)
+    nestedTransactionContract(test)
+    joinedContract(test)
+    unawaitedContract(test)
     emitContract(test)
+    takenContract(test)
     busContract(test)
     busStoppingContract(test)
+    failureContract(test)
+    lackingContract(test)
+    refusedContract(test)
     deadLetterContract(test)
     sagaStoreContract(test)
     claimContract(test)
     sagaContract(test)
     sagaFaultContract(test)
+    slipContract(test)
+    stuckContract(test)
     limitsContract(test)
     hostileContract(test)
   })
