@@ -32,6 +32,7 @@ const projects: TestProjectConfiguration[] = readdirSync(new URL('packages', imp
     project('examples', 'examples'),
     project('servers', 'test/servers'),
     project('engine', 'test/engine'),
+    project('generated', 'test/generated'),
     project('docs', 'test/docs'),
   )
   .concat(project('faults', 'test/faults', 'test/faults/setup.ts'))

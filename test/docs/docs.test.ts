@@ -31,13 +31,18 @@ describe('links', () => {
   })
 })
 
-describe('requirements', () => {
-  const proofs = linksOf('docs/requirements.md').filter(({ after }) => after.startsWith(': '))
+describe('proofs', () => {
+  const proofsOf = (page: string): Link[] => linksOf(page).filter(({ after }) => after.startsWith(': '))
 
-  test('each has a proof, and each proof a test of that name', () => {
+  test('each requirement has one', () => {
     const rows = readFileSync('docs/requirements.md', 'utf8').match(/^\|/gm)?.length
-    expect(proofs).toHaveLength((rows ?? 0) - 2)
-    const missing = proofs.filter(({ page, target, after }) => {
+    expect(proofsOf('docs/requirements.md')).toHaveLength((rows ?? 0) - 2)
+  })
+
+  test.each(['docs/requirements.md', 'docs/guarantees.md'])('each in %s is a test of that name', (page) => {
+    const proofs = proofsOf(page)
+    expect(proofs.length).toBeGreaterThan(10)
+    const missing = proofs.filter(({ target, after }) => {
       const file = readFileSync(join(dirname(page), target), 'utf8')
       return !file.includes(after.slice(2).trim())
     })

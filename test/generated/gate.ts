@@ -1,0 +1,43 @@
+import type { Outcome, Storage } from 'outbox-core'
+
+/** What a worker, and whoever emits, ask of a database. */
+export const VERBS = [
+  'write',
+  'lease',
+  'extend',
+  'getPayload',
+  'purge',
+  'listDead',
+  'keep',
+  'transaction',
+] as const
+
+export type Verb = (typeof VERBS)[number]
+
+export interface Call {
+  readonly verb: Verb
+  /** Of a write. */
+  readonly outcomes: readonly Outcome[]
+}
+
+/** Decides what becomes of each call: none may reach the database, no answer may come back. */
+export interface Passage {
+  through<R>(call: Call, run: () => Promise<R>): Promise<R>
+}
+
+/** A storage each of whose calls has to pass. */
+export function gated(storage: Storage<unknown>, passage: Passage): Storage<unknown> {
+  return new Proxy(storage, {
+    get(target, name) {
+      const value: unknown = Reflect.get(target, name, target)
+      if (typeof value !== 'function') return value
+      const call = (...args: unknown[]): unknown => Reflect.apply(value, target, args)
+      const verb = VERBS.find((one) => one === name)
+      if (!verb) return call
+      return (...args: unknown[]) => {
+        const outcomes = verb === 'write' ? (args[0] as readonly Outcome[]) : []
+        return passage.through({ verb, outcomes }, async () => call(...args))
+      }
+    },
+  })
+}
