@@ -1,7 +1,7 @@
 import type { Outcome, Storage } from 'outbox-core'
 
 /** What a worker, and whoever emits, ask of a database. */
-export const VERBS = [
+const VERBS = [
   'write',
   'lease',
   'extend',

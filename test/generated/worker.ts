@@ -19,7 +19,7 @@ export const WAYS = ['succeeds', 'fails once', 'fails for good', 'emits late', '
 
 export type Way = (typeof WAYS)[number]
 
-export interface GeneratedEvents extends SagaEvents {
+interface GeneratedEvents extends SagaEvents {
   readonly work: { readonly way: Way }
   readonly next: { readonly n: number }
 }
@@ -29,7 +29,7 @@ export const EMITS = 2
 /** Longer than a lease lasts by itself. */
 const LONG_MS = LEASE_MS * 2.3
 const PREPARING_MS = 700
-export const SLIP = 'slip-1'
+const SLIP = 'slip-1'
 /** Long enough between two attempts at an activity for its slip's start to be kept anew. */
 export const ACTIVITY_PAUSE_MS = 20 * 60_000
 

@@ -11,7 +11,7 @@ export type EmitInHandler = (
 ) => Promise<string>
 
 /** What a handler gets beside its event, below the typed surface. */
-export interface Context {
+interface Context {
   readonly signal: AbortSignal
   readonly attempt: number
   readonly logger: Logger
