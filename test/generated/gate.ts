@@ -1,16 +1,7 @@
 import type { Outcome, Storage } from 'outbox-core'
 
 /** What a worker, and whoever emits, ask of a database. */
-const VERBS = [
-  'write',
-  'lease',
-  'extend',
-  'getPayload',
-  'purge',
-  'listDead',
-  'keep',
-  'transaction',
-] as const
+const VERBS = ['write', 'lease', 'extend', 'getPayload', 'purge', 'listDead', 'keep', 'transaction'] as const
 
 export type Verb = (typeof VERBS)[number]
 

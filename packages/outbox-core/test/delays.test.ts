@@ -31,11 +31,17 @@ const others = fc.anything({
   withNullPrototype: true,
 })
 
+/** The units of the package `ms`, each by its first letters. */
+const LONGER =
+  /^(-?\d*\.?\d+) *(?:(ms|milliseconds?|msecs?)|(s|seconds?|secs?)|(m|minutes?|mins?)|(h|hours?|hrs?)|(d|days?)|(w|weeks?)|(mo|months?)|(y|years?|yrs?))$/i
+
 function expectedMs(text: string): number | undefined {
-  const [, amount, unit] = /^(-?\d*\.?\d+) *(ms|s|m|h|d|w|y)$/i.exec(text) ?? []
-  if (amount === undefined || unit === undefined) return undefined
-  const known: Readonly<Record<string, number>> = { ...UNITS, y: CENTURY_MS / 100 }
-  return Number(amount) * (known[unit.toLowerCase()] as number)
+  const [, amount, ...units] = LONGER.exec(text) ?? []
+  if (amount === undefined) return undefined
+  const { ms = 0, s = 0, m = 0, h = 0, d = 0, w = 0 } = UNITS as Readonly<Record<string, number>>
+  const year = CENTURY_MS / 100
+  const index = units.findIndex((unit) => unit !== undefined)
+  return Number(amount) * ([ms, s, m, h, d, w, year / 12, year][index] ?? 0)
 }
 
 function refusedOr(value: unknown, least: number): number | 'refused' {

@@ -207,6 +207,33 @@ describe('stop', () => {
     expect(await outbox.stats()).toMatchObject({ due: 0, leased: 0, dead: 0 })
     await expectStopped()
   })
+
+  test('by what a handler has left behind waits as any other', async () => {
+    const { bus, clock, expectStopped } = worker()
+    let stopped: Promise<void> | undefined
+    const left = Promise.withResolvers<void>()
+    const busy = Promise.withResolvers<void>()
+    bus.on('leaves', () => {
+      stopped = left.promise.then(() => bus.stop())
+    })
+    bus.on('busy', () => busy.promise)
+    await bus.start()
+    await bus.emit('leaves', {})
+    await clock.advance(10)
+    await bus.emit('busy', {})
+    await clock.advance(10)
+    left.resolve()
+    let over = false
+    void stopped?.then(() => {
+      over = true
+    })
+    await clock.advance(1_000)
+    expect(over).toBe(false)
+    busy.resolve()
+    await turns()
+    expect(over).toBe(true)
+    await expectStopped()
+  })
 })
 
 describe('start and stop', () => {

@@ -21,7 +21,7 @@ export interface DeadRow extends Row {
 }
 
 // Above this, writing and reading JSON within JSON takes longer than a statement for each event.
-export const JSON_AT_MOST = 64 * 1024
+export const JSON_AT_MOST: number = 64 * 1024
 
 /** How many of an event's attempts stop counting. */
 const PARDON = { none: 0, one: 1, all: 2 } as const

@@ -1,5 +1,5 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
-import { AsyncScope, outsideCallers, scopeOwner } from '../async-scope.ts'
+import { outsideCallers } from '../async-scope.ts'
 import type { Clock } from '../clock.ts'
 import type { Emission } from '../emitting/emission.ts'
 import { CLAIM_HEADER } from '../emitting/event.ts'
@@ -11,6 +11,7 @@ import type { Outcome } from '../storage.ts'
 import { errFields, toError } from '../thrown.ts'
 import type { Attempt } from './attempt.ts'
 import { EmitSession } from './emit-session.ts'
+import { attemptAround, insideHandler } from './inside-handler.ts'
 import { causeOf, judge } from './judgement.ts'
 import { buried, completed, released, renewalIfShort, retried } from './outcomes.ts'
 import { Patience } from './patience.ts'
@@ -36,18 +37,17 @@ const DROP_MS = 1_000
 export class Handling {
   readonly #parts: HandlingParts
   readonly #patience: Patience
-  readonly #scope: AsyncScope
-  #running = 0
+  readonly #running = new Set<Attempt>()
 
   constructor(parts: HandlingParts) {
     this.#parts = parts
     this.#patience = new Patience(parts.clock, parts.deferForMs)
-    this.#scope = new AsyncScope(this, outsideCallers)
   }
 
   /** Whether the caller is code of a handler that runs. */
   get isAroundCaller(): boolean {
-    return this.#running > 0 && scopeOwner() === this
+    const attempt = attemptAround()
+    return attempt !== undefined && this.#running.has(attempt)
   }
 
   handles(type: string): boolean {
@@ -56,7 +56,7 @@ export class Handling {
 
   /** Runs the handler and says what to write. Never throws. */
   async outcome(attempt: Attempt): Promise<Outcome> {
-    this.#running++
+    this.#running.add(attempt)
     const registration = this.#parts.registrations.get(attempt.type)
     const session = new EmitSession(this.#parts.emission, (error) => this.#tooLate(attempt, error))
     try {
@@ -64,7 +64,9 @@ export class Handling {
       if (attempt.abortReason) throw attempt.abortReason
       if (!registration) throw new HandlerMissingError(attempt.type)
       refuseExhausted(attempt, registration)
-      const running = this.#scope.run(() => this.#run(attempt, registration, session))
+      const running = outsideCallers(() =>
+        insideHandler(attempt, () => this.#run(attempt, registration, session)),
+      )
       if (running) await this.#limited(attempt, registration, running)
       const sealing = session.seal()
       if (sealing) await this.#limited(attempt, registration, sealing)
@@ -74,7 +76,7 @@ export class Handling {
       if (dropping) await this.#patiently(dropping)
       return this.#failed(attempt, registration, toError(thrown))
     } finally {
-      this.#running--
+      this.#running.delete(attempt)
     }
   }
 

@@ -52,27 +52,23 @@ export class Worker {
   #started(): Promise<void> {
     if ('started' in this.#state) return this.#state.started
     const dispatcher = this.#make()
-    const started = outsideCallers
-      .run(() => dispatcher.start())
-      .then(
-        () => {
-          if (this.#isOf(dispatcher)) this.#state = { name: 'running', dispatcher, started }
-        },
-        (error: unknown) => {
-          if (this.#isOf(dispatcher)) this.#state = STOPPED
-          throw error
-        },
-      )
+    const started = outsideCallers(() => dispatcher.start()).then(
+      () => {
+        if (this.#isOf(dispatcher)) this.#state = { name: 'running', dispatcher, started }
+      },
+      (error: unknown) => {
+        if (this.#isOf(dispatcher)) this.#state = STOPPED
+        throw error
+      },
+    )
     this.#state = { name: 'starting', dispatcher, started }
     return started
   }
 
   #end(dispatcher: Dispatcher, drainMs: number): void {
-    const ended = outsideCallers
-      .run(() => dispatcher.stop(drainMs))
-      .finally(() => {
-        this.#state = STOPPED
-      })
+    const ended = outsideCallers(() => dispatcher.stop(drainMs)).finally(() => {
+      this.#state = STOPPED
+    })
     this.#state = { name: 'stopping', ended }
   }
 

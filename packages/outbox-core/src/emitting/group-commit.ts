@@ -50,7 +50,7 @@ export class GroupCommit {
       begun = true
       cancel()
       // What others have handed over is written in nobody's context.
-      void outsideCallers.run(() => this.#next(callers))
+      void outsideCallers(() => this.#next(callers))
     }
     const cancel = this.#clock.after(WAIT_AT_MOST_MS, next)
     try {

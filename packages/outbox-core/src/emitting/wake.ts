@@ -75,7 +75,7 @@ export class Wake {
   announce(): void {
     if (!this.#storage.announce) return
     if (this.takeTurn()) {
-      void outsideCallers.run(() => this.#announceNow())
+      void outsideCallers(() => this.#announceNow())
     } else {
       this.#again = true
       this.#wait()
@@ -99,7 +99,7 @@ export class Wake {
   #wait(): void {
     if (this.#waiting || this.#announcing) return
     this.#waiting = true
-    outsideCallers.run(() =>
+    outsideCallers(() =>
       this.#clock.after(Math.max(0, this.#restsUntil - this.#clock.elapsed()), () => {
         this.#waiting = false
         if (this.#again) this.announce()

@@ -30,7 +30,7 @@ export function outage(): StorageError {
 /** A saga store of the user's own, which can be taken down. */
 export class OwnStore implements SagaStoreAdapter {
   down = false
-  readonly payloads = new Map<string, { readonly data: Uint8Array; readonly expiresAt: Date }>()
+  readonly payloads: Map<string, { readonly data: Uint8Array; readonly expiresAt: Date }> = new Map()
 
   async initialize(): Promise<void> {}
 

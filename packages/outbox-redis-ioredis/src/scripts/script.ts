@@ -10,7 +10,7 @@ export interface Script {
 export const TAKEN = 'holds something else'
 
 /** What every script needs; part of what is sent with each MULTI. */
-export const BASICS = `
+export const BASICS: string = `
 local root, time = KEYS[1], redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- Numbers as text without an exponent.
