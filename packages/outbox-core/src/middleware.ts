@@ -40,11 +40,20 @@ export class MiddlewareChain {
     else this.#layers.push(middleware)
   }
 
-  /** What is done to a draft before it can be stored, one after the other; `check` looks at what the layers have made of it. */
-  emitSteps(draft: Draft, check: () => void | Promise<void>): (() => void | Promise<void>)[] {
-    const layers = this.#layers.filter(({ emit }) => emit !== undefined)
-    const movers = this.#movers.map((mover) => () => mover.moveOut(draft))
-    return [...layers.map((layer) => () => layer.emit?.(draft)), check, ...movers]
+  /** Shows a draft to every layer, one after the other; a promise only if one of them returns one. */
+  emit(draft: Draft, from = 0): void | Promise<void> {
+    for (let index = from; index < this.#layers.length; index++) {
+      const pending = this.#layers[index]?.emit?.(draft)
+      if (pending) return Promise.resolve(pending).then(() => this.emit(draft, index + 1))
+    }
+  }
+
+  /** Moves a draft's payload out of it. */
+  moveOut(draft: Draft, from = 0): void | Promise<void> {
+    for (let index = from; index < this.#movers.length; index++) {
+      const pending = this.#movers[index]?.moveOut(draft)
+      if (pending) return pending.then(() => this.moveOut(draft, index + 1))
+    }
   }
 
   /** Puts back a payload that was moved. */

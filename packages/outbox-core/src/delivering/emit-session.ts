@@ -6,11 +6,9 @@ import type { Headers, NewEvent, PayloadRecord } from '../storage.ts'
 
 const ADVICE = 'await every emit inside the handler of its event'
 
-/** What was begun to be emitted; most handlers emit nothing. */
-interface Begun {
+/** The promises that a handler got; most handlers emit nothing, and the library looks after its own. */
+interface HandedOut {
   readonly watch: Watch
-  /** In the order of the calls; empty places are still being prepared, or have failed. */
-  readonly emitted: (Emitted | undefined)[]
   readonly preparing: Set<Promise<unknown>>
 }
 
@@ -20,7 +18,9 @@ const NOTHING: readonly never[] = []
 export class EmitSession {
   readonly #emission: Emission
   readonly #late: (error: unknown) => void
-  #begun: Begun | undefined
+  /** In the order of the calls; empty places are still being prepared, or have failed. */
+  #emitted: (Emitted | undefined)[] | undefined
+  #handedOut: HandedOut | undefined
   #sealed = false
 
   /** @param late told of an emit that failed after the seal, and that nobody handled */
@@ -36,12 +36,12 @@ export class EmitSession {
    * @throws TransactionClosedError after the seal
    */
   emit(type: string, payload: unknown, options: Omit<EventOptions, 'id'>): Promise<string> {
-    const begun = this.#begin()
-    const emitting = this.#emit(begun, type, payload, options)
-    begun.preparing.add(emitting)
-    const over = (): void => void begun.preparing.delete(emitting)
+    const { watch, preparing } = this.#handOut()
+    const emitting = this.#emit(type, payload, options)
+    preparing.add(emitting)
+    const over = (): void => void preparing.delete(emitting)
     emitting.then(over, over)
-    return begun.watch.over(emitting)
+    return watch.over(emitting)
   }
 
   /**
@@ -50,7 +50,7 @@ export class EmitSession {
    * @param own the library's own headers
    */
   add(type: string, payload: unknown, options: EventOptions, own: Headers): void | Promise<void> {
-    return this.#prepare(this.#begin(), new Draft(type, payload, options, own), payload)
+    return this.#prepare(new Draft(type, payload, options, own), payload)
   }
 
   /**
@@ -59,7 +59,7 @@ export class EmitSession {
    * @throws the failure of an emit that nobody has handled
    */
   seal(): void | Promise<void> {
-    const { preparing, watch } = this.#begun ?? {}
+    const { preparing, watch } = this.#handedOut ?? {}
     if (preparing && preparing.size > 0)
       return Promise.allSettled(preparing)
         .then(() => watch?.passedOn())
@@ -72,41 +72,43 @@ export class EmitSession {
   /** Takes no more and forgets what was emitted. A promise as long as something is still being prepared. */
   drop(): Promise<unknown> | undefined {
     this.#sealed = true
-    this.#begun?.watch.close()
-    const { preparing } = this.#begun ?? {}
+    const { preparing, watch } = this.#handedOut ?? {}
+    watch?.close()
     return preparing && preparing.size > 0 ? Promise.allSettled(preparing) : undefined
   }
 
   /** Forgets what was added so far. */
   restart(): void {
-    this.#begun = undefined
+    this.#emitted = undefined
   }
 
   get append(): readonly NewEvent[] {
-    return this.#begun?.emitted.flatMap((one) => one?.append ?? []) ?? NOTHING
+    return this.#emitted?.flatMap((one) => one?.append ?? []) ?? NOTHING
   }
 
   get put(): readonly PayloadRecord[] {
-    return this.#begun?.emitted.flatMap((one) => one?.put ?? []) ?? NOTHING
+    return this.#emitted?.flatMap((one) => one?.put ?? []) ?? NOTHING
   }
 
-  #begin(): Begun {
-    if (!this.#begun) {
-      this.#begun = { watch: new Watch(this.#late), emitted: [], preparing: new Set() }
-      if (this.#sealed) this.#begun.watch.close()
+  #handOut(): HandedOut {
+    if (!this.#handedOut) {
+      this.#handedOut = { watch: new Watch(this.#late), preparing: new Set() }
+      if (this.#sealed) this.#handedOut.watch.close()
     }
-    return this.#begun
+    return this.#handedOut
   }
 
-  async #emit(begun: Begun, type: string, payload: unknown, options: EventOptions): Promise<string> {
+  async #emit(type: string, payload: unknown, options: EventOptions): Promise<string> {
     if (this.#sealed) throw new TransactionClosedError(ADVICE)
     const draft = new Draft(type, payload, { ...options, id: undefined })
-    const pending = this.#prepare(begun, draft, payload)
+    const pending = this.#prepare(draft, payload)
     if (pending) await pending
     return draft.id
   }
 
-  #prepare({ emitted }: Begun, draft: Draft, payload: unknown): void | Promise<void> {
+  #prepare(draft: Draft, payload: unknown): void | Promise<void> {
+    this.#emitted ??= []
+    const emitted = this.#emitted
     const place = emitted.push(undefined) - 1
     const ready = (prepared: Emitted): void => {
       if (this.#sealed) throw new TransactionClosedError(ADVICE)

@@ -149,6 +149,7 @@ export class Settler {
     entries: readonly Entry[],
     results: readonly OutcomeResult[],
   ): Promise<readonly OutcomeResult[]> {
+    if (results.every(({ status }) => status !== 'lost')) return results
     const leases = entries.map(({ outcome }, index) =>
       results[index]?.status === 'lost' ? leased(outcome) : [],
     )

@@ -38,24 +38,14 @@ export class Emission {
    * @param payload what `emit` was given: the schema checks that, unless middleware has looked at its copy
    */
   prepare(draft: Draft, payload: unknown): Emitted | Promise<Emitted> {
-    const schema = this.#schemas.get(draft.type)
-    let checkedAtCall: Promise<unknown> | undefined
-    let reached = false
-    const check = (): void | Promise<void> => {
-      reached = true
-      const seen = draft.settleView()
-      if (!schema) return
-      const checking = (!seen && checkedAtCall) || validate(draft.type, schema, seen ? seen.payload : payload)
-      if (checking instanceof Promise) return checking.then(() => {})
-    }
-    const rest = inTurn(this.#middleware.emitSteps(draft, check))
-    if (schema && !reached) {
-      // The caller may change it before asynchronous middleware has ended.
-      checkedAtCall = started(async () => validate(draft.type, schema, payload))
-      checkedAtCall.catch(() => {})
-    }
     const { maxEventBytes } = this.#core
-    return rest ? rest.then(() => draft.outcome(maxEventBytes)) : draft.outcome(maxEventBytes)
+    const schema = this.#schemas.get(draft.type)
+    const looking = this.#middleware.emit(draft)
+    const checking = looking ? checkedAfter(looking, draft, payload, schema) : checked(draft, payload, schema)
+    const moving = checking
+      ? checking.then(() => this.#middleware.moveOut(draft))
+      : this.#middleware.moveOut(draft)
+    return moving ? moving.then(() => draft.outcome(maxEventBytes)) : draft.outcome(maxEventBytes)
   }
 
   /**
@@ -90,6 +80,11 @@ export class Emission {
     outcomes: readonly Emitted[],
     context: TransactionContext<unknown> | undefined,
   ): Promise<void> {
+    const [only] = outcomes
+    if (outcomes.length === 1 && only?.append[0].fingerprint === null) {
+      await this.#core.write(outcomes, context)
+      return
+    }
     const generated: Outcome[] = []
     const named = new Map<string, { readonly draft: Draft; readonly outcome: Emitted }>()
     for (const [index, outcome] of outcomes.entries()) {
@@ -147,12 +142,27 @@ function merged(outcomes: readonly Outcome[]): Outcome {
   }
 }
 
-/** Runs steps one after the other, without a promise as long as none of them returns one. */
-function inTurn(steps: readonly (() => void | Promise<void>)[]): void | Promise<void> {
-  for (const [index, step] of steps.entries()) {
-    const pending = step()
-    if (pending) return pending.then(() => inTurn(steps.slice(index + 1)))
-  }
+/** Asks the schema about what the event will carry. */
+function checked(draft: Draft, payload: unknown, schema: StandardSchemaV1 | undefined): void | Promise<void> {
+  const seen = draft.settleView()
+  if (!schema) return
+  const checking = validate(draft.type, schema, seen ? seen.payload : payload)
+  if (checking instanceof Promise) return checking.then(() => {})
+}
+
+/** The same once asynchronous middleware has looked at it; the caller may have changed `payload` by then. */
+function checkedAfter(
+  looking: Promise<void>,
+  draft: Draft,
+  payload: unknown,
+  schema: StandardSchemaV1 | undefined,
+): Promise<void> {
+  const checkedAtCall = schema && started(async () => validate(draft.type, schema, payload))
+  checkedAtCall?.catch(() => {})
+  return looking.then(async () => {
+    const seen = draft.settleView()
+    await (seen && schema ? validate(draft.type, schema, seen.payload) : checkedAtCall)
+  })
 }
 
 function isAtOnce(prepared: readonly (Emitted | Promise<Emitted>)[]): prepared is readonly Emitted[] {
