@@ -64,7 +64,12 @@ export class Dispatcher {
     this.#handling = parts.handling
     this.#completed = parts.completed
     this.#batchSize = new BatchSize(settings.concurrency, settings.batchSize)
-    this.#settler = new Settler(core, settings, (...settled) => this.#settled(...settled))
+    this.#settler = new Settler(
+      core,
+      settings,
+      (...settled) => this.#settled(...settled),
+      () => this.#poller.offerRoom(),
+    )
     this.#heartbeat = new Heartbeat(core, settings, () => this.#lookedAfter())
     this.#purger = new Purger(core, settings)
     this.#unanswered = new Unanswered(this.#clock, settings.hardDeadlineMs)

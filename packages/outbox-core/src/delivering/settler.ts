@@ -25,6 +25,7 @@ interface Entry {
   /** How often it was refused for what is in it: a burial with the reason and one without may come after it. */
   refusals: number
   failures: number
+  unanswered: number
   /** Since when it has been set aside, by the clock's `elapsed`. */
   asideSince: number | undefined
   settled: boolean
@@ -55,6 +56,7 @@ export class Settler {
   readonly #logger: Logger
   readonly #settings: DispatcherSettings
   readonly #settled: Settled
+  readonly #roomMade: () => void
   readonly #pending: Entry[] = []
   /** Everything not settled yet. */
   readonly #open = new Set<Entry>()
@@ -65,12 +67,14 @@ export class Settler {
   #abandoned = false
   #drained: (() => void) | undefined
 
-  constructor(core: OutboxCore, settings: DispatcherSettings, settled: Settled) {
+  /** @param roomMade called when outcomes were set aside: there is room for others */
+  constructor(core: OutboxCore, settings: DispatcherSettings, settled: Settled, roomMade = (): void => {}) {
     this.#core = core
     this.#clock = core.clock
     this.#logger = core.logger
     this.#settings = settings
     this.#settled = settled
+    this.#roomMade = roomMade
   }
 
   /** How many outcomes wait apart for a database that does not take them. */
@@ -79,7 +83,10 @@ export class Settler {
   }
 
   add({ attempt, outcome }: Finished): void {
-    const entry = { attempt, outcome, refusals: 0, failures: 0, asideSince: undefined, settled: false }
+    const entry = {
+      ...{ attempt, outcome, refusals: 0, failures: 0, unanswered: 0 },
+      ...{ asideSince: undefined, settled: false },
+    }
     this.#open.add(entry)
     this.#pending.push(entry)
     if (!this.#flushing) void this.#flush()
@@ -126,7 +133,10 @@ export class Settler {
     const cancel = this.#clock.after(this.#settings.hardDeadlineMs, () => {
       repeating = true
       this.#logger.warn({ events: entries.length }, 'settling is not answered, will repeat')
-      void this.#again(entries)
+      for (const entry of entries) entry.unanswered++
+      // Not answered again, one of them may be what the database waits for: the others are not to share its fate.
+      const parts = entries.some(({ unanswered }) => unanswered > 1) ? halves(entries) : [entries]
+      for (const part of parts) void this.#again(part)
     })
     try {
       const results = await this.#recognized(
@@ -227,6 +237,7 @@ export class Settler {
     if (entry.settled) return
     entry.asideSince ??= this.#clock.elapsed()
     this.#aside.add(entry)
+    this.#roomMade()
   }
 
   #pause(ms: number): Promise<void> {
