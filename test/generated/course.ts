@@ -121,7 +121,7 @@ class Course {
   /** Whether a healthy worker brings what is left to an end. */
   async #taken(withinMs: number): Promise<boolean> {
     const other = this.#hire('another', true)
-    await other.bus.start()
+    await this.#during(other.bus.start())
     const done = await this.#until(() => this.#isOver(), withinMs)
     await this.#during(other.bus.stop())
     return done

@@ -90,8 +90,10 @@ export class Faults {
     if (this.#healed) return undefined
     const name = `${worker} ${call.verb}`
     if (planned?.lasts && !isTheft(call, planned.kind)) this.#lasting.set(name, planned.kind)
-    const kind = planned?.kind ?? this.#lasting.get(name)
-    if (!kind) return undefined
+    const wanted = planned?.kind ?? this.#lasting.get(name)
+    if (!wanted) return undefined
+    // Whoever hangs in a transaction of their own holds up all who share its connection, and not for want of a deadline.
+    const kind = call.inTransaction && wanted.startsWith('hung') ? 'failed' : wanted
     this.met.push({ verb: call.verb, kind })
     if (kind === 'refused') for (const name of contents(call)) this.#refused.add(name)
     return kind

@@ -9,6 +9,8 @@ export interface Call {
   readonly verb: Verb
   /** Of a write. */
   readonly outcomes: readonly Outcome[]
+  /** Whether it is part of somebody's open transaction. */
+  readonly inTransaction: boolean
 }
 
 /** Decides what becomes of each call: none may reach the database, no answer may come back. */
@@ -27,7 +29,8 @@ export function gated(storage: Storage<unknown>, passage: Passage): Storage<unkn
       if (!verb) return call
       return (...args: unknown[]) => {
         const outcomes = verb === 'write' ? (args[0] as readonly Outcome[]) : []
-        return passage.through({ verb, outcomes }, async () => call(...args))
+        const inTransaction = verb === 'write' && args[1] !== undefined
+        return passage.through({ verb, outcomes, inTransaction }, async () => call(...args))
       }
     },
   })

@@ -4,6 +4,7 @@ import {
   Outbox,
   OutboxEventBus,
   PermanentError,
+  RetryLaterError,
   routingSlip,
   SagaEngine,
   type SagaEvents,
@@ -32,6 +33,9 @@ const PREPARING_MS = 700
 const SLIP = 'slip-1'
 /** Long enough between two attempts at an activity for its slip's start to be kept anew. */
 export const ACTIVITY_PAUSE_MS = 20 * 60_000
+
+// More than can be lost: a worker that dies and one whose lease runs out leave the same trace, an attempt without a report.
+const RETRY = { maxAttempts: 100, delay: '5s', factor: 1, jitter: 0 } as const
 
 export interface Worker {
   readonly outbox: Outbox
@@ -65,7 +69,7 @@ export function worker({ name, storage, time, ledger, maxPoll }: WorkerParts): W
     poll: { min: 100, max: maxPoll },
     handlerTimeout: '2m',
     purgeInterval: '20s',
-    retry: { delay: '5s', factor: 1, jitter: 0 },
+    retry: RETRY,
   })
   const pause = (ms: number): Promise<void> => new Promise((resolve) => time.after(ms, resolve))
   bus.use({
@@ -118,14 +122,14 @@ function slips(outbox: Outbox, bus: OutboxEventBus<GeneratedEvents>, ledger: Led
     execute() {
       const again = ledger.steps.includes('charge')
       ledger.steps.push('charge')
-      throw again ? new PermanentError('declined') : new Error('not reached')
+      throw again ? new PermanentError('declined') : new RetryLaterError('not reached', ACTIVITY_PAUSE_MS)
     },
   })
   const engine = new SagaEngine({
     bus,
     store: outbox.sagaStore('30m', { compression: 'none' }),
     activities: [reserve, charge],
-    retry: { maxAttempts: 2, delay: ACTIVITY_PAUSE_MS, factor: 1, jitter: 0 },
+    retry: RETRY,
     claims: { threshold: 0 },
   })
   bus.on('saga.faulted', ({ payload }) => void ledger.steps.push(`${payload.fault.activity} failed`))
