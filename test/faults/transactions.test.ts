@@ -1,4 +1,4 @@
-import { OutboxEventBus, TransactionClosedError } from 'outbox-core'
+import { NestedTransactionError, OutboxEventBus, TransactionClosedError } from 'outbox-core'
 import { expect } from 'vitest'
 import type { Opened } from './adapters/adapter.ts'
 import { randomFrom } from './random.ts'
@@ -9,14 +9,18 @@ interface Written {
   readonly rows: string[]
   readonly events: string[]
   readonly payloads: string[]
+  /** Whether a part of it has failed that its database can't take back alone. */
+  doomed: boolean
 }
+
+const NOTHING = (): Written => ({ rows: [], events: [], payloads: [], doomed: false })
 
 const COMPARISONS = 20
 const large = 'p'.repeat(300)
 
 scenario('transactions at random', { short: 1_000, long: 100_000 }, async ({ open }, { amount, random }) => {
   const opened = await open({ poolSize: 1 })
-  const committed: Written = { rows: [], events: [], payloads: [] }
+  const committed = NOTHING()
   const compareEvery = Math.ceil(amount / COMPARISONS)
   let late = 0
   for (let program = 0; program < amount; program++) {
@@ -41,7 +45,7 @@ scenario('transactions at random', { short: 1_000, long: 100_000 }, async ({ ope
 })
 
 /** Some transactions of one program side by side, on one client. */
-async function run(program: Program): Promise<Written & { late: number }> {
+async function run(program: Program): Promise<Omit<Written, 'doomed'> & { late: number }> {
   const transactions = Array.from({ length: 1 + program.below(3) }, (_, index) =>
     program.transaction(`${index}`),
   )
@@ -86,7 +90,7 @@ class Program {
 
   /** What it has written, undefined when it was rolled back. */
   async transaction(name: string): Promise<Written | undefined> {
-    const written: Written = { rows: [], events: [], payloads: [] }
+    const written = NOTHING()
     const fails = this.below(4) === 0
     const rollback = new Error(`rollback ${name}`)
     try {
@@ -105,9 +109,10 @@ class Program {
           )
         if (fails) throw rollback
       })
+      expect(written.doomed).toBe(false)
       return written
     } catch (error) {
-      if (error === rollback) return undefined
+      if (error === rollback || (written.doomed && error instanceof NestedTransactionError)) return undefined
       throw error
     }
   }
@@ -149,14 +154,22 @@ class Program {
     return this.#bus.emit('test', large, { headers: { key }, delay: '1h' })
   }
 
-  /** A nested call joins: what it wrote before it failed belongs to the outer transaction, which goes on. */
-  async #nested(written: Written, depth: number): Promise<void> {
+  /** A part of the outer transaction, which goes on without what a failed one wrote; or can't commit any more. */
+  async #nested(outer: Written, depth: number): Promise<void> {
     const fails = this.below(3) === 0
+    const inner = NOTHING()
     const nested = this.#opened.outbox.transaction(async (tx) => {
-      await this.#steps(tx, written, depth + 1)
+      await this.#steps(tx, inner, depth + 1)
       if (fails) throw new Error('nested')
     })
-    if (fails) expect(String(await failure(nested))).toContain('nested')
-    else await nested
+    const thrown = await failure(nested)
+    if (!fails && !inner.doomed) {
+      expect(thrown).toBeUndefined()
+      for (const part of ['rows', 'events', 'payloads'] as const) outer[part].push(...inner[part])
+      return
+    }
+    if (fails) expect(String(thrown)).toContain('nested')
+    else expect(thrown).toBeInstanceOf(NestedTransactionError)
+    outer.doomed ||= !this.#opened.outbox.storage.nested
   }
 }
