@@ -201,7 +201,8 @@ test('a failure that comes late is no news: it is being repeated', async () => {
   late.reject(refusal())
   await clock.advance(settings.hardDeadlineMs - 2_000)
   expect([writes.length, settled]).toEqual([2, []])
-  await clock.advance(5_000)
+  // Its repetition is not answered either, and waits twice as long.
+  await clock.advance(2 * settings.hardDeadlineMs)
   expect(settled).toEqual(['0 applied'])
 })
 

@@ -56,3 +56,39 @@ export class Unanswered {
     return call
   }
 }
+
+// A call is an exception when it takes so many times as long as others do.
+const EXCEPTIONAL_TIMES = 4
+
+// How much of the longest recent time still counts after the next call.
+const FADING = 0.9
+
+/**
+ * How long calls of one kind take of late. A database that is slow with all of them is not to be asked for more at once:
+ * only a call that takes much longer than the others is given up on.
+ */
+export class Pace {
+  readonly #clock: Clock
+  readonly #mostMs: number
+  #recentMs = 0
+
+  /** @param mostMs however slow the database is */
+  constructor(clock: Clock, mostMs: number) {
+    this.#clock = clock
+    this.#mostMs = mostMs
+  }
+
+  /** A deadline of `ms`, or later while the database is slow. */
+  atLeast(ms: number): number {
+    return Math.max(ms, Math.min(Math.ceil(EXCEPTIONAL_TIMES * this.#recentMs), this.#mostMs))
+  }
+
+  async timed<R>(call: () => Promise<R>): Promise<R> {
+    const started = this.#clock.elapsed()
+    try {
+      return await call()
+    } finally {
+      this.#recentMs = Math.max(this.#recentMs * FADING, this.#clock.elapsed() - started)
+    }
+  }
+}

@@ -8,7 +8,7 @@ import { Attempt } from './attempt.ts'
 import { BatchSize } from './batch-size.ts'
 import type { DispatcherSettings } from './bus-options.ts'
 import { leasedBy, leasingOn } from './continuing.ts'
-import { answeredWithin, Unanswered } from './deadline.ts'
+import { answeredWithin, Pace, Unanswered } from './deadline.ts'
 import type { Handling } from './handling.ts'
 import { Heartbeat, leaseLost } from './heartbeat.ts'
 import { released } from './outcomes.ts'
@@ -43,6 +43,7 @@ export class Dispatcher {
   /** Whether the last lease may have left something waiting. */
   #backlog = true
   readonly #unanswered: Unanswered
+  readonly #pace: Pace
   #active = 0
   #stopping = false
   #starting: Promise<void> = Promise.resolve()
@@ -73,6 +74,7 @@ export class Dispatcher {
     this.#heartbeat = new Heartbeat(core, settings, () => this.#lookedAfter())
     this.#purger = new Purger(core, settings)
     this.#unanswered = new Unanswered(this.#clock, settings.hardDeadlineMs)
+    this.#pace = new Pace(this.#clock, settings.hardDeadlineMs)
     this.#poller = new Poller(this.#clock, settings, {
       full: () => this.#full(),
       lease: () => this.#leaseOrLog(),
@@ -168,9 +170,9 @@ export class Dispatcher {
     const leasedAt = this.#clock.elapsed()
     const wanted = this.#batchSize.current
     const leasing = (): Promise<readonly LeasedEvent[]> =>
-      this.#unanswered.count(this.#core.storage.lease(wanted, this.#settings.leaseMs))
+      this.#unanswered.count(this.#pace.timed(() => this.#core.storage.lease(wanted, this.#settings.leaseMs)))
     const late = (events: readonly LeasedEvent[]): void => this.#take(events, leasedAt)
-    const events = await answeredWithin(this.#clock, deadlineMs, leasing, late)
+    const events = await answeredWithin(this.#clock, this.#pace.atLeast(deadlineMs), leasing, late)
     this.#backlog = events.length === wanted
     if (events.length > 0 && this.#queue.length === 0) this.#batchSize.begin(leasedAt)
     this.#take(events, leasedAt)

@@ -4,11 +4,12 @@ import { LeaseLostError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
 import { errFields } from '../thrown.ts'
 import type { Attempt } from './attempt.ts'
-import { answeredWithin } from './deadline.ts'
+import { answeredWithin, Pace } from './deadline.ts'
 
 const BATCH = 500
 
-// One that failed is made up for while the leases still have some time.
+// One that failed is made up for while the leases still have some time, then ever more slowly: a database that is down
+// is not helped by being asked.
 const SOONER_TIMES = 8
 
 /** Keeps the leases of what is still being worked on, and tells handlers whose lease is gone. */
@@ -19,7 +20,9 @@ export class Heartbeat {
   readonly #everyMs: number
   readonly #leaseMs: number
   readonly #held: () => Iterable<Attempt>
+  readonly #pace: Pace
   #running = false
+  #failures = 0
   #cancel: (() => void) | undefined
   #beating: Promise<void> = Promise.resolve()
 
@@ -30,6 +33,7 @@ export class Heartbeat {
   ) {
     this.#core = core
     this.#clock = core.clock
+    this.#pace = new Pace(core.clock, timing.heartbeatMs)
     this.#logger = core.logger
     this.#everyMs = timing.heartbeatMs
     this.#leaseMs = timing.leaseMs
@@ -51,9 +55,14 @@ export class Heartbeat {
   #next(inMs: number): void {
     this.#cancel = this.#clock.after(inMs, () => {
       this.#beating = this.#beat().then((kept) => {
-        if (this.#running) this.#next(kept ? this.#everyMs : Math.ceil(this.#everyMs / SOONER_TIMES))
+        this.#failures = kept ? 0 : this.#failures + 1
+        if (this.#running) this.#next(kept ? this.#everyMs : this.#soonerMs())
       })
     })
+  }
+
+  #soonerMs(): number {
+    return Math.min(this.#everyMs, Math.ceil((this.#everyMs / SOONER_TIMES) * 2 ** (this.#failures - 1)))
   }
 
   /** Whether every lease was looked after. */
@@ -84,8 +93,8 @@ export class Heartbeat {
     try {
       const extending = answeredWithin(
         this.#clock,
-        this.#everyMs / 2,
-        () => this.#core.storage.extend(leases, this.#leaseMs),
+        this.#pace.atLeast(this.#everyMs / 2),
+        () => this.#pace.timed(() => this.#core.storage.extend(leases, this.#leaseMs)),
         extended,
       )
       extended(await extending)

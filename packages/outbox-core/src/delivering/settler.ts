@@ -7,7 +7,7 @@ import type { Lease, Outcome, OutcomeResult } from '../storage.ts'
 import { errFields, toError } from '../thrown.ts'
 import type { Attempt } from './attempt.ts'
 import type { DispatcherSettings } from './bus-options.ts'
-import { answeredWithin } from './deadline.ts'
+import { answeredWithin, Pace } from './deadline.ts'
 import { buried } from './outcomes.ts'
 
 export interface Finished {
@@ -60,6 +60,7 @@ export class Settler {
   readonly #pending: Entry[] = []
   /** Everything not settled yet. */
   readonly #open = new Set<Entry>()
+  readonly #pace: Pace
   readonly #aside = new Set<Entry>()
   /** Ends the pauses of what was set aside. */
   readonly #pauses = new Set<() => void>()
@@ -71,6 +72,7 @@ export class Settler {
   constructor(core: OutboxCore, settings: DispatcherSettings, settled: Settled, roomMade = (): void => {}) {
     this.#core = core
     this.#clock = core.clock
+    this.#pace = new Pace(core.clock, settings.leaseMs)
     this.#logger = core.logger
     this.#settings = settings
     this.#settled = settled
@@ -119,7 +121,10 @@ export class Settler {
 
   /** Writes a batch. Without an answer it goes on by itself after a moment, and what comes after it does not wait. */
   #inTime(batch: readonly Entry[]): Promise<void> {
-    return answeredWithin(this.#clock, this.#settings.softDeadlineMs, () => this.#write(batch)).catch(() => {
+    // Where some are not answered already, another one more at once is not what the database needs.
+    const { softDeadlineMs, hardDeadlineMs } = this.#settings
+    const deadlineMs = this.#pace.atLeast(this.#aside.size > 0 ? hardDeadlineMs : softDeadlineMs)
+    return answeredWithin(this.#clock, deadlineMs, () => this.#write(batch)).catch(() => {
       for (const entry of batch) this.#setAside(entry)
     })
   }
@@ -130,7 +135,9 @@ export class Settler {
     if (entries.length === 0) return
     const since = this.#clock.elapsed()
     let repeating = false
-    const cancel = this.#clock.after(this.#settings.hardDeadlineMs, () => {
+    const unanswered = Math.max(...entries.map((entry) => entry.unanswered))
+    const deadlineMs = this.#pace.atLeast(this.#settings.hardDeadlineMs) * 2 ** Math.min(unanswered, 10)
+    const cancel = this.#clock.after(deadlineMs, () => {
       repeating = true
       this.#logger.warn({ events: entries.length }, 'settling is not answered, will repeat')
       for (const entry of entries) entry.unanswered++
@@ -141,7 +148,7 @@ export class Settler {
     try {
       const results = await this.#recognized(
         entries,
-        await this.#core.write(entries.map(({ outcome }) => outcome)),
+        await this.#pace.timed(() => this.#core.write(entries.map(({ outcome }) => outcome))),
       )
       for (const [index, entry] of entries.entries()) this.#report(entry, results[index] ?? LOST, since)
     } catch (thrown) {
