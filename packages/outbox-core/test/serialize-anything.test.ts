@@ -133,7 +133,10 @@ describe('any payload', () => {
   test('that JSON can read is the same afterwards', () => {
     fc.assert(
       fc.property(fc.jsonValue({ noUnicodeString: false }), (payload) => {
-        expect(serialize(payload)).toBe(JSON.stringify(payload))
+        const json = JSON.stringify(payload)
+        // The one key that is refused.
+        fc.pre(!json.includes('"__proto__"'))
+        expect(serialize(payload)).toBe(json)
       }),
     )
   })
