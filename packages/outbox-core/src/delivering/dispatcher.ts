@@ -1,4 +1,5 @@
 import type { Clock } from '../clock.ts'
+import { isPassing } from '../emitting/batching.ts'
 import type { OutboxCore } from '../emitting/outbox-core.ts'
 import { StoppingError, StorageError, UnansweredError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
@@ -91,7 +92,7 @@ export class Dispatcher {
     try {
       await this.#lease(this.#settings.hardDeadlineMs)
     } catch (error) {
-      const passes = error instanceof UnansweredError || (error instanceof StorageError && error.transient)
+      const passes = error instanceof UnansweredError || isPassing(error)
       if (!passes) throw error
       this.#logger.warn(errFields(error), 'the database is not there yet; polling until it is')
     }
