@@ -115,7 +115,7 @@ export class Faults {
     if (kind?.startsWith('applied')) await this.#pause(call, delayMs)
     const result = await run()
     if (kind === 'hung after') return never()
-    if (kind === 'unknown') throw unknownOutcome(call)
+    if (kind === 'unknown') throw new UnknownOutcomeError('not answered, on purpose')
     if (!kind?.startsWith('applied')) await this.#pause(call, delayMs)
     return result
   }
@@ -141,12 +141,6 @@ export class Faults {
 // A worker that goes on taking everything and never hears of it leaves nothing to others, whatever it does.
 function isTheft({ verb }: Call, kind: Kind): boolean {
   return verb === 'lease' && (kind === 'unknown' || kind === 'hung after' || kind.endsWith('stale'))
-}
-
-function unknownOutcome({ verb }: Call): Error {
-  return verb === 'write' || verb === 'transaction'
-    ? new UnknownOutcomeError('not answered, on purpose')
-    : new StorageError('not answered, on purpose', { transient: true })
 }
 
 // A burial without its reason has nothing in it that could be refused.
