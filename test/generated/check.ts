@@ -26,7 +26,9 @@ class Check {
     this.#met = met
     const dead = ground.events().filter(({ state }) => state === 'dead')
     this.#dead = new Set(dead.map(({ id }) => id))
-    this.#mayDie = met.some(({ kind, verb }) => kind === 'refused' && verb === 'write')
+    this.#mayDie = met.some(
+      ({ kind, verb }) => kind === 'refused' && (verb === 'write' || verb === 'getPayload'),
+    )
     this.wrong.push(...ledger.seen)
   }
 

@@ -83,7 +83,13 @@ class Course {
     const { storage, clock } = this.#ground
     const passage = lucky ? this.faults.lucky(name) : this.faults.unlucky(name)
     const store = gated(gated(storage, this.#ledger.recorder), passage)
-    return worker({ name, storage: store, time: clock, ledger: this.#ledger, maxPoll: lucky ? '1s' : '5s' })
+    return worker({
+      name,
+      storage: store,
+      time: clock,
+      ledger: this.#ledger,
+      maxPoll: lucky ? '1s' : '5s',
+    })
   }
 
   #emit(): void {
@@ -121,6 +127,7 @@ class Course {
   /** Whether a healthy worker brings what is left to an end. */
   async #taken(withinMs: number): Promise<boolean> {
     const other = this.#hire('another', true)
+    this.faults.giveWay()
     await this.#during(other.bus.start())
     const done = await this.#until(() => this.#isOver(), withinMs)
     await this.#during(other.bus.stop())

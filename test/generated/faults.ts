@@ -58,6 +58,7 @@ export class Faults {
   readonly #refused = new Set<string>()
   #calls = 0
   #healed = false
+  #givingWay = false
 
   constructor(plan: readonly Fault[], clock: Clock) {
     this.#planned = new Map(plan.map((fault) => [fault.call, fault]))
@@ -70,14 +71,29 @@ export class Faults {
     return this.#calls
   }
 
+  /**
+   * Workers that can't write go on holding what they hold, and get nothing new: which of those that poll is the first
+   * is for chance to decide, and on this clock there is none.
+   */
+  giveWay(): void {
+    this.#givingWay = true
+  }
+
   /** From now on the database does what it is asked to. */
   heal(): void {
     this.#healed = true
+    this.#givingWay = false
   }
 
   /** For a worker that meets what is planned. */
   unlucky(worker: string): Passage {
-    return { through: (call, run) => this.#through(worker, call, run, this.#next(worker, call)) }
+    return {
+      through: (call, run) => {
+        const kind = this.#next(worker, call)
+        const nothing = this.#givingWay && call.verb === 'lease' && this.#isUnableToWrite
+        return this.#through(worker, call, nothing ? async () => [] as never : run, kind)
+      },
+    }
   }
 
   /** For one that meets only what anybody would. */
@@ -85,11 +101,15 @@ export class Faults {
     return { through: (call, run) => this.#through(worker, call, run, undefined) }
   }
 
+  get #isUnableToWrite(): boolean {
+    return [...this.#lasting.keys()].some((name) => !name.endsWith('getPayload'))
+  }
+
   #next(worker: string, call: Call): Kind | undefined {
     const planned = this.#planned.get(this.#calls++)
     if (this.#healed) return undefined
     const name = `${worker} ${call.verb}`
-    if (planned?.lasts && !isTheft(call, planned.kind)) this.#lasting.set(name, planned.kind)
+    if (planned?.lasts) this.#lasting.set(name, planned.kind)
     const wanted = planned?.kind ?? this.#lasting.get(name)
     if (!wanted) return undefined
     // Whoever hangs in a transaction of their own holds up all who share its connection, and not for want of a deadline.
@@ -136,11 +156,6 @@ export class Faults {
     const number = kind && `  <== ${kind}`
     this.trace.push(`${seconds.toFixed(2)} s  ${worker}  ${verb} ${what}${number ?? ''}`)
   }
-}
-
-// A worker that goes on taking everything and never hears of it leaves nothing to others, whatever it does.
-function isTheft({ verb }: Call, kind: Kind): boolean {
-  return verb === 'lease' && (kind === 'unknown' || kind === 'hung after' || kind.endsWith('stale'))
 }
 
 // A burial without its reason has nothing in it that could be refused.
