@@ -258,6 +258,7 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
 
 /** Waits for whatever can be waited for; what a handler returns means nothing else. */
 function ended(returned: unknown): void | Promise<void> {
+  if (returned instanceof Promise) return returned
   const { then } = (returned ?? {}) as { then?: unknown }
   if (typeof then === 'function') return Promise.resolve(returned).then(() => {})
 }

@@ -18,6 +18,8 @@ export class Attempt {
   leasedAt: number
   /** When this worker got it, by the clock's `elapsed`. */
   readonly since: number
+  /** Who waits for its handler just now. */
+  handling: object | undefined
   /** How far it has come: what its failure means depends on that. */
   place: Place = 'before'
   payload: unknown

@@ -37,7 +37,6 @@ const DROP_MS = 1_000
 export class Handling {
   readonly #parts: HandlingParts
   readonly #patience: Patience
-  readonly #running = new Set<Attempt>()
 
   constructor(parts: HandlingParts) {
     this.#parts = parts
@@ -46,8 +45,7 @@ export class Handling {
 
   /** Whether the caller is code of a handler that runs. */
   get isAroundCaller(): boolean {
-    const attempt = attemptAround()
-    return attempt !== undefined && this.#running.has(attempt)
+    return attemptAround()?.handling === this
   }
 
   handles(type: string): boolean {
@@ -56,7 +54,7 @@ export class Handling {
 
   /** Runs the handler and says what to write. Never throws. */
   async outcome(attempt: Attempt): Promise<Outcome> {
-    this.#running.add(attempt)
+    attempt.handling = this
     const registration = this.#parts.registrations.get(attempt.type)
     const session = new EmitSession(this.#parts.emission, (error) => this.#tooLate(attempt, error))
     try {
@@ -76,7 +74,7 @@ export class Handling {
       if (dropping) await this.#patiently(dropping)
       return this.#failed(attempt, registration, toError(thrown))
     } finally {
-      this.#running.delete(attempt)
+      attempt.handling = undefined
     }
   }
 
