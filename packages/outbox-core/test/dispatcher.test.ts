@@ -55,8 +55,9 @@ test('takes fewer while handlers are slow, but enough to keep all of them busy',
 
 test('takes fewer while events are large', async () => {
   const limits = await leases(400, { bytes: 100_000, clock: { ...systemClock, elapsed: () => 0 } })
-  expect(limits).toContain(80)
-  expect(limits).not.toContain(160)
+  const most = Math.max(...limits)
+  expect(most).toBeLessThanOrEqual(160)
+  expect(limits.at(-1)).toBeLessThan(most)
 })
 
 test('stop ends even when the database no longer answers, and lets the leases run out', async () => {
