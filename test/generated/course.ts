@@ -102,8 +102,6 @@ class Course {
       const all = first.outbox.transaction(async () => {
         for (const [index, way] of jobs.entries()) await emit(way, index)
       })
-      // Nobody asks for a transaction without jobs.
-      all.catch(() => {})
       for (const [index, way] of jobs.entries()) this.#ledger.ask(`job ${index}`, way, all)
     } else {
       for (const [index, way] of jobs.entries()) this.#ledger.ask(`job ${index}`, way, emit(way, index))
