@@ -116,6 +116,14 @@ export function dispatcherSettings(options: Omit<BusOptions, 'schemas'>): Dispat
   }
 }
 
+/**
+ * Where a call is a request for each of its outcomes, it takes as long as all of them do: asked again too soon, a
+ * database that has not answered yet would only get more to do.
+ */
+export function withPatience(settings: DispatcherSettings): DispatcherSettings {
+  return { ...settings, softDeadlineMs: settings.hardDeadlineMs, hardDeadlineMs: settings.leaseMs }
+}
+
 // Below this a database that is merely busy would be asked again and again.
 const LEAST_SOFT_MS = 100
 

@@ -7,7 +7,7 @@ import type { LeasedEvent, Outcome, OutcomeResult, PayloadRecord } from '../stor
 import { errFields } from '../thrown.ts'
 import { Attempt } from './attempt.ts'
 import { BatchSize } from './batch-size.ts'
-import type { DispatcherSettings } from './bus-options.ts'
+import { type DispatcherSettings, withPatience } from './bus-options.ts'
 import { leasedBy, leasingOn } from './continuing.ts'
 import { answeredWithin, Pace, Unanswered } from './deadline.ts'
 import type { Handling } from './handling.ts'
@@ -58,7 +58,8 @@ export class Dispatcher {
     handling: Handling
     completed: (attempt: Attempt) => void
   }) {
-    const { core, settings } = parts
+    const { core } = parts
+    const settings = core.storage.writesTogether ? parts.settings : withPatience(parts.settings)
     this.#core = core
     this.#clock = core.clock
     this.#logger = core.logger

@@ -62,6 +62,7 @@ export class Heartbeat {
   }
 
   #soonerMs(): number {
+    if (!this.#core.storage.writesTogether) return this.#everyMs
     return Math.min(this.#everyMs, Math.ceil((this.#everyMs / SOONER_TIMES) * 2 ** (this.#failures - 1)))
   }
 
@@ -93,7 +94,7 @@ export class Heartbeat {
     try {
       const extending = answeredWithin(
         this.#clock,
-        this.#pace.atLeast(this.#everyMs / 2),
+        this.#pace.atLeast(this.#core.storage.writesTogether ? this.#everyMs / 2 : this.#everyMs),
         () => this.#pace.timed(() => this.#core.storage.extend(leases, this.#leaseMs)),
         extended,
       )
