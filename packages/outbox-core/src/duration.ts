@@ -6,6 +6,9 @@ export type Duration = number | `${number}${'ms' | 's' | 'm' | 'h' | 'd' | 'w'}`
 // Beyond a century a time to live or a delay is a mistake, and some databases overflow.
 export const LONGEST_DURATION_MS: number = 100 * 365.25 * 24 * 3600 * 1000
 
+// Beyond it the databases' own times end, each somewhere else.
+export const LATEST_MS: number = Date.UTC(9999, 11, 31)
+
 /** Milliseconds of a duration as it was given, not rounded; `undefined` when it is none. */
 export function parsedDuration(value: unknown): number | undefined {
   const parsed = typeof value === 'string' ? parsedText(value) : value

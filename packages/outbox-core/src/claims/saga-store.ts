@@ -1,3 +1,4 @@
+import { LATEST_MS } from '../duration.ts'
 import type { OutboxCore } from '../emitting/outbox-core.ts'
 import { InvalidClaimIdError, InvalidExpiryError } from '../errors.ts'
 import { type Duration, durationMs } from '../options.ts'
@@ -45,9 +46,6 @@ export interface SagaStoreCall<Tx = unknown> {
 }
 
 const CLEANUP_BATCH = 1000
-
-// Beyond it the databases' own times end, each somewhere else.
-const LATEST_MS = Date.UTC(9999, 11, 31)
 
 /** What stands behind the face of a saga store; for the rooms of core only. */
 export let payloadsOf: (store: OutboxSagaStore) => PayloadStore

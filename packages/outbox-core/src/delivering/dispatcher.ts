@@ -205,15 +205,18 @@ export class Dispatcher {
   }
 
   #releaseQueue(): void {
-    for (const attempt of this.#queue.splice(0)) this.#settler.add({ attempt, outcome: released(attempt) })
+    for (const attempt of this.#queue.splice(0)) this.#release(attempt)
+  }
+
+  #release(attempt: Attempt): void {
+    this.#settler.add({ attempt, outcome: released(attempt) })
   }
 
   /** What needs its lease kept; what could not be begun within a heartbeat is for workers that have room. */
   #lookedAfter(): Iterable<Attempt> {
     const unbegun = this.#clock.elapsed() - this.#settings.heartbeatMs
     while (this.#queue[0] && this.#queue[0].since <= unbegun && this.#active > 0) {
-      const attempt = this.#queue.shift() as Attempt
-      this.#settler.add({ attempt, outcome: released(attempt) })
+      this.#release(this.#queue.shift() as Attempt)
     }
     return this.#held.values()
   }

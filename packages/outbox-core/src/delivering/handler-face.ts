@@ -10,16 +10,8 @@ export type EmitInHandler = (
   options?: Omit<EventOptions, 'id'>,
 ) => Promise<string>
 
-/** What a handler gets beside its event, below the typed surface. */
-interface Context {
-  readonly signal: AbortSignal
-  readonly attempt: number
-  readonly logger: Logger
-  readonly emit: EmitInHandler
-}
-
-/** Made lazily where it costs something: most handlers look at none of it. */
-export class HandlerFace implements Context {
+/** What a handler gets beside its event, below the typed surface; made when asked for, since most look at none of it. */
+export class HandlerFace {
   readonly #attempt: Attempt
   readonly #session: EmitSession
 

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { LATEST_MS } from '../duration.ts'
 import { EventTooLargeError, InvalidEventError } from '../errors.ts'
 import { newId } from '../ids.ts'
 import { type Duration, durationMs } from '../options.ts'
@@ -63,9 +64,6 @@ export function userHeaders(headers: Headers): Headers {
 const NO_HEADERS: Headers = Object.freeze({})
 
 const HEADERS_LIMIT = 8 * 1024
-
-// Beyond it the databases' own times end, each somewhere else.
-const LATEST_MS = Date.UTC(9999, 11, 31)
 
 /** An event on its way into the outbox, as middleware sees it. */
 export interface EventDraft {
