@@ -33,7 +33,7 @@ const others = fc.anything({
 
 /** The units of the package `ms`, each by its first letters. */
 const LONGER =
-  /^(-?\d*\.?\d+) *(?:(ms|milliseconds?|msecs?)|(s|seconds?|secs?)|(m|minutes?|mins?)|(h|hours?|hrs?)|(d|days?)|(w|weeks?)|(mo|months?)|(y|years?|yrs?))$/i
+  /^(-?\d*\.?\d+) *(?:(ms|milliseconds?|msecs?)|(s|seconds?|secs?)|(m|minutes?|mins?)|(h|hours?|hrs?)|(d|days?)|(w|weeks?)|(y|years?|yrs?))$/i
 
 function expectedMs(text: string): number | undefined {
   const [, amount, ...units] = LONGER.exec(text) ?? []
@@ -41,7 +41,7 @@ function expectedMs(text: string): number | undefined {
   const { ms = 0, s = 0, m = 0, h = 0, d = 0, w = 0 } = UNITS as Readonly<Record<string, number>>
   const year = CENTURY_MS / 100
   const index = units.findIndex((unit) => unit !== undefined)
-  return Number(amount) * ([ms, s, m, h, d, w, year / 12, year][index] ?? 0)
+  return Number(amount) * ([ms, s, m, h, d, w, year][index] ?? 0)
 }
 
 function refusedOr(value: unknown, least: number): number | 'refused' {
