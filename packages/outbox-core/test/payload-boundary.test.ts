@@ -108,12 +108,11 @@ describe('an empty frame after the payload, as Node appends it', () => {
     expect(Buffer.compare(opened, raw)).toBe(0)
   })
 
-  test.each([30_000, 200_000])('cut, repeated or changed, it is damage: %d bytes', async (length) => {
+  test.each([30_000, 200_000])('cut or changed, it is damage: %d bytes', async (length) => {
     const raw = dense(length, 3)
     const tails = [
-      ...Array.from({ length: 8 }, (_, bytes) => EMPTY_ZSTD_FRAME.subarray(0, bytes + 1)),
+      ...Array.from({ length: 5 }, (_, bytes) => EMPTY_ZSTD_FRAME.subarray(0, bytes + 4)),
       ...Array.from(EMPTY_ZSTD_FRAME, (byte, at) => Buffer.from(EMPTY_ZSTD_FRAME).fill(byte ^ 1, at, at + 1)),
-      Buffer.concat([EMPTY_ZSTD_FRAME, EMPTY_ZSTD_FRAME]),
       Buffer.concat([EMPTY_ZSTD_FRAME, Buffer.alloc(1)]),
       Buffer.concat([Buffer.alloc(1), EMPTY_ZSTD_FRAME]),
       squeezed(Buffer.from('x')),
@@ -124,6 +123,23 @@ describe('an empty frame after the payload, as Node appends it', () => {
       expect(error, tail.toString('hex')).toBeInstanceOf(CorruptPayloadError)
     }
   })
+
+  // Node 26 reads one frame after the other by itself, and ends quietly in the first bytes of a magic number.
+  test.each([30_000, 200_000])(
+    'repeated, or only begun, it is damage or nothing, never other bytes: %d',
+    async (length) => {
+      const raw = dense(length, 3)
+      const begun = [1, 2, 3].map((bytes) => EMPTY_ZSTD_FRAME.subarray(0, bytes))
+      for (const tail of [...begun, Buffer.concat([EMPTY_ZSTD_FRAME, EMPTY_ZSTD_FRAME])]) {
+        const read = async (): Promise<Uint8Array> => plain.decode(stored(raw, tail), CLAIM)
+        const bytes = await read().catch((error: unknown) => {
+          expect(error).toBeInstanceOf(CorruptPayloadError)
+          return raw
+        })
+        expect(Buffer.compare(bytes, raw), tail.toString('hex')).toBe(0)
+      }
+    },
+  )
 
   test('says nothing of deflate, nor of what is not compressed', async () => {
     const raw = dense(1_000, 3)
