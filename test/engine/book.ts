@@ -3,6 +3,8 @@ import type { ActivityContext, Lease, Outcome, OutcomeResult } from 'outbox-core
 import type { Ground, Stored } from './ground.ts'
 import type { Told } from './model.ts'
 
+export type Phase = 'execute' | 'compensate'
+
 /** Everything observed of one slip: what ran, what was written, what was told. */
 export class Book {
   /** `execute 0 1`: phase, step, attempt; in order. */
@@ -28,7 +30,7 @@ export class Book {
   }
 
   /** Returns whether it is the first of its kind. */
-  ran(phase: 'execute' | 'compensate', { step, attempt, idempotencyKey }: ActivityContext): boolean {
+  ran(phase: Phase, { step, attempt, idempotencyKey }: ActivityContext): boolean {
     this.happened++
     this.runs.push(`${phase} ${step} ${attempt}`)
     const run = `${phase} ${step}`
@@ -65,10 +67,12 @@ export class Book {
     assert.ok(open.filter(({ type }) => type === 'saga.step').length <= 1, 'one step is under way')
   }
 
-  /** The step whose compensation comes last so far. */
-  get compensating(): number {
-    const steps = this.runs.flatMap((run) => (run.startsWith('compensate') ? Number(run.split(' ')[1]) : []))
-    return Math.min(...steps)
+  /** How far the slip has come, `execute 0`: stale workers may run what is behind it. */
+  get furthest(): string {
+    const ran = (phase: Phase): number[] =>
+      this.runs.flatMap((run) => (run.startsWith(phase) ? Number(run.split(' ')[1]) : []))
+    const undone = ran('compensate')
+    return undone.length > 0 ? `compensate ${Math.min(...undone)}` : `execute ${Math.max(...ran('execute'))}`
   }
 
   open(): readonly Stored[] {

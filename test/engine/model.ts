@@ -48,20 +48,25 @@ export function courseOf({ steps, deadline }: Script): Course {
 function executed(saga: Saga, deadline: boolean): Saga {
   const [current = QUIET, ...rest] = saga.queue
   if (saga.late) return failed(saga, { step: saga.step, name: 'DeadlineError' })
-  const tried = {
+  const { step } = saga
+  const activity = activityOf(current)
+  const stuck = current.mishap === 'killed by it'
+  const once = attempts('execute', step, executions(current), saga.taken)
+  const tried: Saga = {
     ...saga,
-    runs: [...saga.runs, ...attempts('execute', saga.step, executions(current), saga.taken)],
+    runs: [...saga.runs, ...once, ...(stuck ? attempts('execute', step, 1) : [])],
+    told: stuck ? [...saga.told, { kind: 'stuck', step, activity }] : saga.told,
+    burials: saga.burials + (stuck ? 1 : 0),
   }
   const error = errorOf(current)
-  if (error) return failed(tried, { step: saga.step, name: error, activity: activityOf(current) })
-  const { step } = saga
+  if (error) return failed(tried, { step, name: error, activity })
   const variables = { ...saga.variables, [`did-${step}`]: step }
   const completed: Saga = {
     ...tried,
     ...{ variables, step: step + 1, queue: queueAfter(current, rest) },
     done: current.way === 'plain' ? saga.done : [...saga.done, { step, of: current }],
     transitions: saga.transitions + 1,
-    told: [...saga.told, { kind: 'stepCompleted', step, activity: activityOf(current) }],
+    told: [...tried.told, { kind: 'stepCompleted', step, activity }],
     late: deadline && current.mishap === 'outage after it',
     taken: takenBy(current.mishap),
   }
@@ -98,8 +103,7 @@ function ending(saga: Saga, told: Told): Saga {
   return { ...saga, over: true, told: [...saga.told, told] }
 }
 
-function errorOf({ way, mishap }: Step): string | undefined {
-  if (mishap === 'killed by it') return 'PermanentError'
+function errorOf({ way }: Step): string | undefined {
   if (way === 'throws') return 'Error'
   if (way === 'refuses') return 'PermanentError'
   return way === 'overruns' ? 'DeadlineError' : undefined

@@ -35,7 +35,7 @@ export async function play(script: Script, ground: Ground): Promise<Book> {
 class Cast {
   readonly #ground: Ground
   readonly #book: Book
-  readonly #mended = new Set<number>()
+  readonly #mended = new Set<string>()
   #life = new Life()
   #worker: Worker
   #frozen: Life | undefined
@@ -69,7 +69,7 @@ class Cast {
   }
 
   async mend(): Promise<void> {
-    this.#mended.add(this.#book.compensating)
+    this.#mended.add(this.#book.furthest)
     if (this.gone) await this.replace()
     if (!(await this.#worker.engine.resume(SLIP))) throw new Error('there is nothing to resume')
   }
@@ -78,7 +78,7 @@ class Cast {
     const { storage, clock } = this.#ground
     const fate: Fate = {
       befall: (mishap, isFirst) => this.#befall(life, mishap, isFirst),
-      mended: (step) => this.#mended.has(step),
+      mended: (phase, step) => this.#mended.has(`${phase} ${step}`),
     }
     return worker(gate(storage, this.#book, life), clock, this.#book, fate, ATTEMPTS)
   }

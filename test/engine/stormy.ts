@@ -39,7 +39,7 @@ class Crew {
   readonly #book: Book
   readonly #weather: Weather
   readonly #workers = new Map<Fortune, Worker>()
-  readonly #mended = new Set<number>()
+  readonly #mended = new Set<string>()
   #hired = 0
 
   constructor(ground: Ground, book: Book, weather: Weather) {
@@ -47,7 +47,10 @@ class Crew {
     this.#book = book
     this.#weather = weather
     const { storage, clock } = ground
-    const fate: Fate = { befall: async () => {}, mended: (step) => this.#mended.has(step) }
+    const fate: Fate = {
+      befall: async () => {},
+      mended: (phase, step) => this.#mended.has(`${phase} ${step}`),
+    }
     const calm = gate(storage, book, { through: ({ run }) => run() })
     this.human = worker(calm, clock, book, fate, STORMY_ATTEMPTS)
   }
@@ -59,7 +62,7 @@ class Crew {
   }
 
   async mend(): Promise<void> {
-    this.#mended.add(this.#book.compensating)
+    this.#mended.add(this.#book.furthest)
     if (!(await this.human.engine.resume(SLIP))) throw new Error('there is nothing to resume')
   }
 
@@ -80,7 +83,7 @@ class Crew {
     const fortune = new Fortune(name, this.#weather)
     const fate: Fate = {
       befall: () => fortune.alive(`${name} runs`),
-      mended: (step) => this.#mended.has(step),
+      mended: (phase, step) => this.#mended.has(`${phase} ${step}`),
     }
     const { storage, clock } = this.#ground
     const hired = worker(gate(storage, this.#book, fortune), clock, this.#book, fate, STORMY_ATTEMPTS)

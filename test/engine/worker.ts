@@ -13,7 +13,7 @@ import {
   type Storage,
 } from 'outbox-core'
 import type { ManualClock } from 'outbox-core/testing'
-import type { Book } from './book.ts'
+import type { Book, Phase } from './book.ts'
 import { never } from './gate.ts'
 import { activityOf } from './model.ts'
 import { type Mishap, QUIET, type Script, type Step } from './script.ts'
@@ -26,8 +26,8 @@ export const DEADLINE_MS = 24 * LEASE_MS
 export interface Fate {
   /** Called when an activity or a compensation begins; does not return where it does not survive that. */
   befall(mishap: Mishap | undefined, isFirst: boolean): Promise<void>
-  /** Whether a human has mended what sticks in a step's compensation. */
-  mended(step: number): boolean
+  /** Whether a human has mended what sticks in a step, or in its compensation. */
+  mended(phase: Phase, step: number): boolean
 }
 
 export interface Worker {
@@ -68,7 +68,9 @@ export function worker(
   const usual: Activity<'usual', Step, Done> = activity('usual', {
     async execute(step: Step, context): Promise<ActivityResult<Done>> {
       const isFirst = book.ran('execute', context)
-      await fate.befall(step.mishap, isFirst)
+      if (!(step.mishap === 'killed by it' && fate.mended('execute', context.step))) {
+        await fate.befall(step.mishap, isFirst)
+      }
       if (step.way === 'throws' || (step.way === 'flaky' && isFirst)) throw new Error(step.way)
       if (step.way === 'refuses') throw new PermanentError(step.way)
       if (step.way === 'overruns' || (step.way === 'slow' && isFirst)) await never()
@@ -83,10 +85,11 @@ export function worker(
     async compensate({ of, step }: Done, context) {
       if (step !== context.step) throw new PermanentError(`the log of step ${step} came to ${context.step}`)
       const isFirst = book.ran('compensate', context)
-      if (!(of.undoMishap === 'killed by it' && fate.mended(step))) {
+      if (!(of.undoMishap === 'killed by it' && fate.mended('compensate', step))) {
         await fate.befall(of.undoMishap, isFirst)
       }
-      const fails = (of.undo === 'flaky' && isFirst) || (of.undo === 'sticks' && !fate.mended(step))
+      const fails =
+        (of.undo === 'flaky' && isFirst) || (of.undo === 'sticks' && !fate.mended('compensate', step))
       if (fails) throw new Error(of.undo)
     },
   })
@@ -119,6 +122,9 @@ function listen(bus: OutboxEventBus<SagaEvents>, book: Book): void {
   bus
     .on('saga.stepCompleted', ({ id, payload: { step, activity: of } }) => {
       book.told.set(id, { kind: 'stepCompleted', step, activity: of })
+    })
+    .on('saga.stuck', ({ id, payload: { step, activity: of } }) => {
+      book.told.set(id, { kind: 'stuck', step, activity: of })
     })
     .on('saga.completed', ({ id, payload: { variables } }) => {
       book.told.set(id, { kind: 'completed', variables })

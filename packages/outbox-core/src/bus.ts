@@ -104,8 +104,8 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
     this.outbox = outbox
     this.#core = coreOf(outbox)
     this.#retry = retryPolicy(options.retry)
-    this.#settings = dispatcherSettings(options as Omit<BusOptions, 'schemas'>)
     const core = this.#core as OutboxCore
+    this.#settings = dispatcherSettings(options as Omit<BusOptions, 'schemas'>, core.storage)
     const middleware = this.#middleware
     const schemas = new Map(Object.entries(options.schemas ?? {}) as [string, StandardSchemaV1][])
     const required = options.requireTransaction ?? false
@@ -114,8 +114,7 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
     this.#emission = new Emission({ core, middleware, schemas, needsTransaction })
     const handling = new Handling({
       ...{ middleware, schemas, emission: this.#emission, registrations: this.#registrations },
-      ...{ retry: this.#retry, deferForMs: this.#settings.deferForMs },
-      ...{ clock: core.clock, logger: core.logger },
+      ...{ retry: this.#retry, settings: this.#settings, clock: core.clock, logger: core.logger },
     })
     this.#waiters = new Waiters(core.clock)
     const completed = (attempt: Attempt): void => this.#completed(attempt)

@@ -2,6 +2,7 @@ import { setImmediate } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { Attempt } from '../src/delivering/attempt.ts'
 import { dispatcherSettings } from '../src/delivering/bus-options.ts'
+import { buried } from '../src/delivering/outcomes.ts'
 import { Settler } from '../src/delivering/settler.ts'
 import type { OutboxCore } from '../src/emitting/outbox-core.ts'
 import { InMemoryOutbox, type Outcome, StorageError } from '../src/index.ts'
@@ -38,10 +39,12 @@ async function settling(count: number, failure: Failure) {
     await failure({ ids, number: writes.length, completes })
     return write.call(storage, outcomes, tx)
   }
-  const settings = dispatcherSettings({ lease: '30s', batchSize: 400 })
+  const settings = dispatcherSettings({ lease: '30s', batchSize: 400 }, storage)
   const settled: string[] = []
-  const settler = new Settler(coreOf(outbox) as OutboxCore, settings, ({ attempt }, { status }) => {
-    settled.push(`${attempt.id} ${status}`)
+  const settler = new Settler(coreOf(outbox) as OutboxCore, settings, {
+    buried: async (attempt, error) => buried(attempt, error),
+    settled: ({ attempt }, { status }) => void settled.push(`${attempt.id} ${status}`),
+    roomMade: () => {},
   })
   const add = (...ids: number[]): void => {
     for (const n of ids) {

@@ -1,6 +1,7 @@
 import type { EventSchemas } from '../emitting/schema.ts'
 import { ConfigurationError } from '../errors.ts'
 import { type Duration, durationMs, wholeNumber } from '../options.ts'
+import type { Storage } from '../storage.ts'
 import type { RetryOptions } from './retry.ts'
 
 /** Options of an OutboxEventBus. Every one has a default that suits most services. */
@@ -78,6 +79,10 @@ export interface DispatcherSettings {
   readonly softDeadlineMs: number
   /** How long such a call is waited for before it is repeated. */
   readonly hardDeadlineMs: number
+  /** How long a heartbeat waits for its answer. */
+  readonly heartbeatDeadlineMs: number
+  /** How soon the first heartbeat that failed is made up for. */
+  readonly heartbeatRepeatMs: number
   /** How long an outcome that can't be written is kept, its lease with it. */
   readonly asideMs: number
   readonly retentionMs: number
@@ -86,8 +91,14 @@ export interface DispatcherSettings {
   readonly purgeIntervalMs: number
 }
 
-/** @throws ConfigurationError naming the option and its value */
-export function dispatcherSettings(options: Omit<BusOptions, 'schemas'>): DispatcherSettings {
+/**
+ * @param writesTogether whether the storage takes many outcomes in one request
+ * @throws ConfigurationError naming the option and its value
+ */
+export function dispatcherSettings(
+  options: Omit<BusOptions, 'schemas'>,
+  { writesTogether }: Pick<Storage<unknown>, 'writesTogether'>,
+): DispatcherSettings {
   const leaseMs = durationMs('lease', options.lease ?? '30s', 10)
   const heartbeatMs = durationMs('heartbeat', options.heartbeat ?? Math.ceil(leaseMs / 3))
   if (heartbeatMs >= leaseMs / 2) {
@@ -103,7 +114,7 @@ export function dispatcherSettings(options: Omit<BusOptions, 'schemas'>): Dispat
     batchSize: wholeNumber('batchSize', options.batchSize ?? 400, 1, 1_000),
     leaseMs,
     heartbeatMs,
-    ...deadlines(leaseMs),
+    ...(writesTogether ? deadlines(leaseMs, heartbeatMs) : patientDeadlines(leaseMs, heartbeatMs)),
     deferForMs: durationMs('deferFor', options.deferFor ?? '1d'),
     handlerTimeoutMs: durationMs('handlerTimeout', options.handlerTimeout ?? '5m'),
     retentionMs:
@@ -116,26 +127,39 @@ export function dispatcherSettings(options: Omit<BusOptions, 'schemas'>): Dispat
   }
 }
 
-/**
- * Where a call is a request for each of its outcomes, it takes as long as all of them do: asked again too soon, a
- * database that has not answered yet would only get more to do.
- */
-export function withPatience(settings: DispatcherSettings): DispatcherSettings {
-  return { ...settings, softDeadlineMs: settings.hardDeadlineMs, hardDeadlineMs: settings.leaseMs }
-}
+type Deadlines = Pick<
+  DispatcherSettings,
+  'softDeadlineMs' | 'hardDeadlineMs' | 'heartbeatDeadlineMs' | 'heartbeatRepeatMs' | 'asideMs'
+>
 
 // Below this a database that is merely busy would be asked again and again.
 const LEAST_SOFT_MS = 100
 
 const ASIDE_LEASES = 10
 
+const HEARTBEAT_REPEATS = 8
+
 /** How long a worker waits for its database: shares of the lease. */
-function deadlines(
-  leaseMs: number,
-): Pick<DispatcherSettings, 'softDeadlineMs' | 'hardDeadlineMs' | 'asideMs'> {
+function deadlines(leaseMs: number, heartbeatMs: number): Deadlines {
   return {
     softDeadlineMs: Math.ceil(Math.min(leaseMs / 4, Math.max(LEAST_SOFT_MS, leaseMs / 100))),
     hardDeadlineMs: Math.ceil(leaseMs / 3),
+    heartbeatDeadlineMs: heartbeatMs / 2,
+    heartbeatRepeatMs: Math.ceil(heartbeatMs / HEARTBEAT_REPEATS),
+    asideMs: leaseMs * ASIDE_LEASES,
+  }
+}
+
+/**
+ * Where a call is a request for each of its outcomes, it takes as long as all of them do: asked again too soon, a
+ * database that has not answered yet would only get more to do.
+ */
+function patientDeadlines(leaseMs: number, heartbeatMs: number): Deadlines {
+  return {
+    softDeadlineMs: Math.ceil(leaseMs / 3),
+    hardDeadlineMs: leaseMs,
+    heartbeatDeadlineMs: heartbeatMs,
+    heartbeatRepeatMs: heartbeatMs,
     asideMs: leaseMs * ASIDE_LEASES,
   }
 }

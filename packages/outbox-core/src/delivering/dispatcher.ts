@@ -7,7 +7,7 @@ import type { LeasedEvent, Outcome, OutcomeResult, PayloadRecord } from '../stor
 import { errFields } from '../thrown.ts'
 import { Attempt } from './attempt.ts'
 import { BatchSize } from './batch-size.ts'
-import { type DispatcherSettings, withPatience } from './bus-options.ts'
+import type { DispatcherSettings } from './bus-options.ts'
 import { leasedBy, leasingOn } from './continuing.ts'
 import { answeredWithin, Pace, Unanswered } from './deadline.ts'
 import type { Handling } from './handling.ts'
@@ -58,21 +58,19 @@ export class Dispatcher {
     handling: Handling
     completed: (attempt: Attempt) => void
   }) {
-    const { core } = parts
-    const settings = core.storage.writesTogether ? parts.settings : withPatience(parts.settings)
+    const { core, settings, handling } = parts
     this.#core = core
     this.#clock = core.clock
     this.#logger = core.logger
     this.#settings = settings
-    this.#handling = parts.handling
+    this.#handling = handling
     this.#completed = parts.completed
     this.#batchSize = new BatchSize(settings.concurrency, settings.batchSize)
-    this.#settler = new Settler(
-      core,
-      settings,
-      (...settled) => this.#settled(...settled),
-      () => this.#poller.offerRoom(),
-    )
+    this.#settler = new Settler(core, settings, {
+      buried: (attempt, error) => handling.buried(attempt, error),
+      settled: (...settled) => this.#settled(...settled),
+      roomMade: () => this.#poller.offerRoom(),
+    })
     this.#heartbeat = new Heartbeat(core, settings, () => this.#lookedAfter())
     this.#purger = new Purger(core, settings)
     this.#unanswered = new Unanswered(this.#clock, settings.hardDeadlineMs)

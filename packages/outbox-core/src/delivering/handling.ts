@@ -7,9 +7,11 @@ import { validate } from '../emitting/schema.ts'
 import { ClaimUntakenError, HandlerMissingError, PermanentError, TimeoutError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
 import type { MiddlewareChain } from '../middleware.ts'
-import type { Outcome } from '../storage.ts'
+import type { Outcome, PayloadRecord } from '../storage.ts'
 import { errFields, toError } from '../thrown.ts'
 import type { Attempt } from './attempt.ts'
+import type { DispatcherSettings } from './bus-options.ts'
+import { answeredWithin } from './deadline.ts'
 import { EmitSession } from './emit-session.ts'
 import { attemptAround, insideHandler } from './inside-handler.ts'
 import { causeOf, judge } from './judgement.ts'
@@ -25,13 +27,20 @@ interface HandlingParts {
   readonly emission: Emission
   /** For event types that have no handler here. */
   readonly retry: RetryPolicy
-  readonly deferForMs: number
+  readonly settings: Pick<DispatcherSettings, 'deferForMs' | 'hardDeadlineMs'>
   readonly clock: Clock
   readonly logger: Logger
 }
 
 // How long a failed attempt waits for what it has begun to emit; sealed, none of that counts any more.
 const DROP_MS = 1_000
+
+/** What is written together with a burial. */
+type Following = Pick<Outcome, 'append' | 'put'>
+
+const NOTHING: Following = { append: [], put: [] }
+
+const NOT_RENEWED = 'payload not renewed'
 
 /** One attempt, from the leased event to the outcome that has to be written. */
 export class Handling {
@@ -40,7 +49,7 @@ export class Handling {
 
   constructor(parts: HandlingParts) {
     this.#parts = parts
-    this.#patience = new Patience(parts.clock, parts.deferForMs)
+    this.#patience = new Patience(parts.clock, parts.settings.deferForMs)
   }
 
   /** Whether the caller is code of a handler that runs. */
@@ -121,15 +130,15 @@ export class Handling {
       outOfPatience: () => this.#patience.isOver(attempt.id, ageMs),
     })
     if (verdict.kind === 'release') return released(attempt)
-    if (verdict.kind === 'bury') return this.#buried(attempt, registration, causeOf(error))
+    if (verdict.kind === 'bury') return this.buried(attempt, causeOf(error))
     const { kind, delayMs } = verdict
     const reason = causeOf(error)
     this.#report(attempt, kind, { ...attempt.logFields, delayMs, ...errFields(reason) })
-    await registration?.delayed?.(attempt, delayMs)
-    const put = await renewalIfShort(attempt, delayMs, clock.now()).catch((failure: unknown) => {
-      this.#parts.logger.warn({ ...attempt.logFields, ...errFields(failure) }, 'payload not renewed')
-      return []
-    })
+    const renewing = async (): Promise<readonly PayloadRecord[]> => {
+      await registration?.delayed?.(attempt, delayMs)
+      return renewalIfShort(attempt, delayMs, clock.now())
+    }
+    const put = await this.#orElse([], renewing, attempt, NOT_RENEWED)
     return { ...retried(attempt, reason, { delayMs, counted: kind === 'retry' }), put }
   }
 
@@ -141,19 +150,30 @@ export class Handling {
     else logger.debug(fields, 'event deferred again, not counted')
   }
 
-  async #buried(attempt: Attempt, registration: Registration | undefined, error: Error): Promise<Outcome> {
-    const { logger, emission } = this.#parts
+  /** The outcome that buries the event of an attempt, with what is to be told of that. Never rejects. */
+  async buried(attempt: Attempt, error: Error): Promise<Outcome> {
+    const { logger, emission, registrations } = this.#parts
     logger.error({ ...attempt.logFields, ...errFields(error) }, 'event buried as a dead letter')
     const session = new EmitSession(emission, () => {})
-    try {
-      await registration?.buried?.(attempt, session, error)
+    const telling = async (): Promise<Following> => {
+      await registrations.get(attempt.type)?.buried?.(attempt, session, error)
       await session.seal()
-      const renewed = (await attempt.stored?.renew(0)) ?? []
-      return buried(attempt, error, { append: session.append, put: [...session.put, ...renewed] })
+      return session
+    }
+    const renewing = async (): Promise<readonly PayloadRecord[]> => (await attempt.stored?.renew(0)) ?? []
+    const { append, put } = await this.#orElse(NOTHING, telling, attempt, 'the burial is told to nobody')
+    const renewed = await this.#orElse([], renewing, attempt, NOT_RENEWED)
+    return buried(attempt, error, { append, put: [...put, ...renewed] })
+  }
+
+  /** What belongs to an outcome and may be up to a store of the user's own: the outcome does not wait for it for ever. */
+  async #orElse<R>(fallback: R, work: () => Promise<R>, attempt: Attempt, message: string): Promise<R> {
+    const { clock, logger, settings } = this.#parts
+    try {
+      return await answeredWithin(clock, settings.hardDeadlineMs, work)
     } catch (thrown) {
-      const fields = { ...attempt.logFields, ...errFields(thrown) }
-      logger.error(fields, 'what should follow a burial failed; buried all the same')
-      return buried(attempt, error)
+      logger.error({ ...attempt.logFields, ...errFields(thrown) }, message)
+      return fallback
     }
   }
 

@@ -4,21 +4,22 @@ import { LeaseLostError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
 import { errFields } from '../thrown.ts'
 import type { Attempt } from './attempt.ts'
+import type { DispatcherSettings } from './bus-options.ts'
 import { answeredWithin, Pace } from './deadline.ts'
 
 const BATCH = 500
 
-// One that failed is made up for while the leases still have some time, then ever more slowly: a database that is down
-// is not helped by being asked.
-const SOONER_TIMES = 8
+type HeartbeatTiming = Pick<
+  DispatcherSettings,
+  'heartbeatMs' | 'heartbeatDeadlineMs' | 'heartbeatRepeatMs' | 'leaseMs'
+>
 
 /** Keeps the leases of what is still being worked on, and tells handlers whose lease is gone. */
 export class Heartbeat {
   readonly #core: OutboxCore
   readonly #clock: Clock
   readonly #logger: Logger
-  readonly #everyMs: number
-  readonly #leaseMs: number
+  readonly #timing: HeartbeatTiming
   readonly #held: () => Iterable<Attempt>
   readonly #pace: Pace
   #running = false
@@ -26,23 +27,18 @@ export class Heartbeat {
   #cancel: (() => void) | undefined
   #beating: Promise<void> = Promise.resolve()
 
-  constructor(
-    core: OutboxCore,
-    timing: { readonly heartbeatMs: number; readonly leaseMs: number },
-    held: () => Iterable<Attempt>,
-  ) {
+  constructor(core: OutboxCore, timing: HeartbeatTiming, held: () => Iterable<Attempt>) {
     this.#core = core
     this.#clock = core.clock
     this.#pace = new Pace(core.clock, timing.heartbeatMs)
     this.#logger = core.logger
-    this.#everyMs = timing.heartbeatMs
-    this.#leaseMs = timing.leaseMs
+    this.#timing = timing
     this.#held = held
   }
 
   start(): void {
     this.#running = true
-    this.#next(this.#everyMs)
+    this.#next(this.#timing.heartbeatMs)
   }
 
   /** Resolves when the last one has been answered, or has had its time. */
@@ -56,14 +52,15 @@ export class Heartbeat {
     this.#cancel = this.#clock.after(inMs, () => {
       this.#beating = this.#beat().then((kept) => {
         this.#failures = kept ? 0 : this.#failures + 1
-        if (this.#running) this.#next(kept ? this.#everyMs : this.#soonerMs())
+        if (this.#running) this.#next(kept ? this.#timing.heartbeatMs : this.#soonerMs())
       })
     })
   }
 
+  // While the leases still have some time, then ever more slowly: a database that is down is not helped by being asked.
   #soonerMs(): number {
-    if (!this.#core.storage.writesTogether) return this.#everyMs
-    return Math.min(this.#everyMs, Math.ceil((this.#everyMs / SOONER_TIMES) * 2 ** (this.#failures - 1)))
+    const { heartbeatMs, heartbeatRepeatMs } = this.#timing
+    return Math.min(heartbeatMs, heartbeatRepeatMs * 2 ** (this.#failures - 1))
   }
 
   /** Whether every lease was looked after. */
@@ -77,7 +74,7 @@ export class Heartbeat {
   }
 
   #stale(): readonly Attempt[] {
-    const since = this.#clock.elapsed() - this.#everyMs / 2
+    const since = this.#clock.elapsed() - this.#timing.heartbeatMs / 2
     return [...this.#held()].filter(({ leasedAt }) => leasedAt <= since)
   }
 
@@ -94,8 +91,8 @@ export class Heartbeat {
     try {
       const extending = answeredWithin(
         this.#clock,
-        this.#pace.atLeast(this.#core.storage.writesTogether ? this.#everyMs / 2 : this.#everyMs),
-        () => this.#pace.timed(() => this.#core.storage.extend(leases, this.#leaseMs)),
+        this.#pace.atLeast(this.#timing.heartbeatDeadlineMs),
+        () => this.#pace.timed(() => this.#core.storage.extend(leases, this.#timing.leaseMs)),
         extended,
       )
       extended(await extending)

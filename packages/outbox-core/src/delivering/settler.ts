@@ -15,8 +15,15 @@ export interface Finished {
   readonly outcome: Outcome
 }
 
-/** Told what became of an outcome, and since when (by the clock's `elapsed`) it has been under way to the database. */
-type Settled = (finished: Finished, result: OutcomeResult, writingSince: number) => void
+/** What a settler asks and tells its dispatcher. */
+interface Surroundings {
+  /** The outcome that buries an event instead. Must not reject. */
+  buried(attempt: Attempt, error: Error): Promise<Outcome>
+  /** Told what became of an outcome, and since when (by the clock's `elapsed`) it has been under way to the database. */
+  settled(finished: Finished, result: OutcomeResult, writingSince: number): void
+  /** Called when outcomes were set aside: there is room for others. */
+  roomMade(): void
+}
 
 /** An outcome on its way into the database. */
 interface Entry {
@@ -55,8 +62,7 @@ export class Settler {
   readonly #clock: Clock
   readonly #logger: Logger
   readonly #settings: DispatcherSettings
-  readonly #settled: Settled
-  readonly #roomMade: () => void
+  readonly #surroundings: Surroundings
   readonly #pending: Entry[] = []
   /** Everything not settled yet. */
   readonly #open = new Set<Entry>()
@@ -68,15 +74,13 @@ export class Settler {
   #abandoned = false
   #drained: (() => void) | undefined
 
-  /** @param roomMade called when outcomes were set aside: there is room for others */
-  constructor(core: OutboxCore, settings: DispatcherSettings, settled: Settled, roomMade = (): void => {}) {
+  constructor(core: OutboxCore, settings: DispatcherSettings, surroundings: Surroundings) {
     this.#core = core
     this.#clock = core.clock
     this.#pace = new Pace(core.clock, settings.leaseMs)
     this.#logger = core.logger
     this.#settings = settings
-    this.#settled = settled
-    this.#roomMade = roomMade
+    this.#surroundings = surroundings
   }
 
   /** How many outcomes wait apart for a database that does not take them. */
@@ -220,10 +224,17 @@ export class Settler {
       this.#logger.error(fields, 'even a burial is refused: given up, its lease is kept no longer')
       this.#settle(entry, LOST, this.#clock.elapsed())
     } else {
-      this.#logger.error(fields, 'outcome refused, event buried')
-      entry.outcome = buried(attempt, entry.refusals === 1 ? error : REFUSED_REASON)
-      void this.#write([entry])
+      this.#logger.error(fields, 'outcome refused, to be buried instead')
+      void this.#bury(entry, error)
     }
+  }
+
+  async #bury(entry: Entry, error: Error): Promise<void> {
+    const { attempt, refusals } = entry
+    const first = refusals === 1
+    this.#setAside(entry)
+    entry.outcome = first ? await this.#surroundings.buried(attempt, error) : buried(attempt, REFUSED_REASON)
+    await this.#write([entry])
   }
 
   /** Sets entries aside and writes them again after a pause. */
@@ -244,7 +255,7 @@ export class Settler {
     if (entry.settled) return
     entry.asideSince ??= this.#clock.elapsed()
     this.#aside.add(entry)
-    this.#roomMade()
+    this.#surroundings.roomMade()
   }
 
   #pause(ms: number): Promise<void> {
@@ -276,7 +287,7 @@ export class Settler {
     entry.settled = true
     this.#open.delete(entry)
     this.#aside.delete(entry)
-    this.#settled(entry, result, since)
+    this.#surroundings.settled(entry, result, since)
     if (this.#open.size === 0) this.#drained?.()
   }
 }

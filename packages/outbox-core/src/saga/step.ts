@@ -40,8 +40,8 @@ async function execute(state: SlipState, attempt: Attempt, parts: StepParts): Pr
   const known = knownActivity(current.activity, parts.activities)
   const deadlineInMs = untilDeadline(state, attempt, parts.clock)
   if (deadlineInMs !== undefined && deadlineInMs <= 0) return failed(attempt, state, new DeadlineError())
-  if (attempt.number > known.retry.maxAttempts)
-    return failed(attempt, state, exhausted(known), current.activity)
+  // Whether one of them has had its effect is not known: as failed, it would be left out of the compensation.
+  if (attempt.number > known.retry.maxAttempts) throw exhausted(known)
   const activityRun: ActivityRun = {
     ...{ state, attempt, known, clock: parts.clock, step },
     idempotencyKey: `${parts.engine}/${state.id}/${step}`,
@@ -184,7 +184,7 @@ function retryLater({ state, attempt, known, clock }: ActivityRun, error: Error)
 
 function exhausted({ activity, retry }: KnownActivity): PermanentError {
   return new PermanentError(
-    `all ${retry.maxAttempts} attempts at activity "${activity.name}" ended without a report: the process died in them`,
+    `the last of ${retry.maxAttempts} attempts at activity "${activity.name}" ended without a report: its process died or could not write down what came of it`,
   )
 }
 

@@ -51,10 +51,8 @@ export function world<Tx, O>(outbox: Outbox<Tx, O>, more: readonly Activity[] = 
   bus.on('saga.completed', ({ payload }) => void told.push(`completed ${payload.slipName}`))
   bus.on('saga.compensated', ({ payload }) => void told.push(`compensated: ${payload.fault.message}`))
   bus.on('saga.terminated', ({ payload }) => void told.push(`terminated: ${payload.reason}`))
-  bus.on(
-    'saga.compensationFailed',
-    ({ payload }) => void told.push(`stuck in ${payload.activity}: ${payload.error}`),
-  )
+  for (const kind of ['saga.stuck', 'saga.compensationFailed'] as const)
+    bus.on(kind, ({ payload }) => void told.push(`stuck in ${payload.activity}: ${payload.error}`))
   const slip = (...names: string[]) =>
     names.reduce((building, name) => building.add(step, { name }), routingSlip('test'))
   const ended = (count = 1): Promise<void> => until(() => told.length >= count)

@@ -88,7 +88,7 @@ export function stuckContract<Tx, O>(test: PlaceTest<Tx, O>): void {
     }
 
     test('and whose outcome the database refuses waits as a dead letter, too', async (place) => {
-      const { bus, engine, slip, log, ends } = opened(place, undefined)
+      const { bus, engine, slip, log, stuck, ends } = opened(place, undefined)
       let refusing = true
       failingWrites(place.outbox.storage, ({ settle, append }) => {
         const isSecond = append.some(({ body }) => body.includes('"step":2'))
@@ -96,9 +96,12 @@ export function stuckContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       })
       await bus.start()
       const id = await engine.emit(slip)
-      await until(async () => (await place.outbox.stats()).dead === 1)
+      await until(() => stuck.length === 1)
       const { letters } = await place.outbox.deadLetters.list()
       expect(letters).toMatchObject([{ routingSlipId: id, error: expect.stringContaining('refused') }])
+      expect(stuck).toMatchObject([
+        { slipId: id, step: 1, activity: 'second', error: expect.stringContaining('refused') },
+      ])
       expect(log).toEqual(['first', 'second 1'])
       refusing = false
       expect(await engine.resume(id)).toBe(true)
@@ -169,6 +172,40 @@ export function stuckContract<Tx, O>(test: PlaceTest<Tx, O>): void {
         23 * 3_600_000,
       )
       expect(kept?.data).toEqual(put?.data)
+    })
+
+    test('that does not answer when a slip is to be kept longer holds up neither a retry nor a burial', async (place) => {
+      const store = new OwnStore()
+      const bus = new OutboxEventBus<SagaEvents, Tx>(place.outbox as never, {
+        lease: '300ms',
+        poll: { max: 20 },
+      })
+      const stuck: SagaStuck[] = []
+      bus.on('saga.stuck', ({ payload }) => void stuck.push(payload))
+      const waits = activity('waits', {
+        execute(_: { readonly pad: string }) {
+          throw new RetryLaterError('not yet', '50m')
+        },
+      })
+      const broken = activity('broken', {
+        execute: (_: { readonly pad: string }) => ({ log: { on: new Map() } }),
+        compensate() {},
+      })
+      const claims = { threshold: 400, ttl: '1h' } as const
+      const activities = [waits, broken]
+      const engine = new SagaEngine({ bus, store, activities, retry: RETRY, claims })
+      const pad = 'x'.repeat(1_000)
+      await engine.emit(routingSlip('test').add(waits, { pad }))
+      const id = await engine.emit(routingSlip('test').add(broken, { pad }))
+      store.put = () => new Promise(() => {})
+      await bus.start()
+      await until(() => stuck.length === 1)
+      await until(async () => {
+        const states = (await place.events()).map(({ state, attempt }) => `${state} ${attempt}`)
+        return ['dead 1', 'waiting 1'].every((state) => states.includes(state))
+      })
+      await bus.stop()
+      expect(stuck).toMatchObject([{ slipId: id, activity: 'broken' }])
     })
 
     test('is kept anew when its slip becomes a dead letter', async (place) => {
