@@ -84,7 +84,7 @@ export class DeadLetters {
     return this.#core.participate(undefined, async (context) => {
       const all = typeof selection === 'object' && 'all' in selection
       // Whatever dies meanwhile comes after them: so many and no more were there when this began.
-      const most = all ? (await this.#stats(context)).dead : Number.POSITIVE_INFINITY
+      const most = all ? (await this.#core.stats(context)).dead : Number.POSITIVE_INFINITY
       let settled = 0
       for (const query of queries(selection))
         settled += await this.#settlePages(context, query, most, settlement)
@@ -120,11 +120,6 @@ export class DeadLetters {
     const { storage } = this.#core
     const from = { ...query, ...(after !== undefined && { after }) }
     return context ? context.run(() => storage.listDead(from, context.tx)) : storage.listDead(from)
-  }
-
-  #stats(context: Context): Promise<{ readonly dead: number }> {
-    const { storage } = this.#core
-    return context ? context.run(() => storage.stats(context.tx)) : storage.stats()
   }
 }
 

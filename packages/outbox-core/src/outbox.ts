@@ -67,9 +67,8 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
    *
    * @throws TransactionOpenError inside a transaction
    */
-  async initialize(): Promise<void> {
-    this.#core.assertNoTransaction('initialize()')
-    await this.storage.initialize()
+  initialize(): Promise<void> {
+    return this.#core.initialize()
   }
 
   /**
@@ -126,9 +125,7 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
 
   /** Counts of due, leased and dead events, and how late the oldest due one is; inside a transaction, as it sees them. */
   stats(): Promise<StorageStats> {
-    return this.#core.participate(undefined, (context) =>
-      context ? context.run(() => this.storage.stats(context.tx)) : this.storage.stats(),
-    )
+    return this.#core.participate(undefined, (context) => this.#core.stats(context))
   }
 
   /** Lets go of what the outbox made itself; your database client stays open. */

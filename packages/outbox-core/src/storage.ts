@@ -171,6 +171,14 @@ export interface Storage<Tx, TxOptions = never> {
   /** Whether a `write` of several outcomes is one transaction, and cheaper than one for each. */
   readonly writesTogether: boolean
 
+  /**
+   * Whether no transaction keeps an id from others until it ends: then a write under an id that users chose may share a
+   * transaction with strangers, whom nothing can hold up.
+   *
+   * @default false
+   */
+  readonly idsAreFree?: boolean
+
   /** Creates what is missing. Idempotent, and safe when several processes start at once. */
   initialize(): Promise<void>
 

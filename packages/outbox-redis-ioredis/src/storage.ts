@@ -43,6 +43,7 @@ const LIMIT_BYTES = 128 * 1024 * 1024
 export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
   readonly writesTogether = true
+  readonly idsAreFree = true
   readonly client: object
   readonly #redis: RedisClient<Tx>
   readonly #keys: Keys

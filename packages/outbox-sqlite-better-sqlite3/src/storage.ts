@@ -43,6 +43,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
   readonly client: object
   readonly writesTogether = true
+  readonly idsAreFree = true
   readonly #connection: Connection
   readonly #tables: Tables
   readonly #statements: Statements

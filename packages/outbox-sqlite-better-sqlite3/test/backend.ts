@@ -10,6 +10,7 @@ export type Db = Database.Database
 
 export const fileBackend: Backend<Db> = {
   name: 'SQLite in a file',
+  traits: { oneWriter: true },
   open: async (options) => {
     const folder = mkdtempSync(join(tmpdir(), 'outbox-sqlite-'))
     return open(join(folder, 'test.db'), options, () => rmSync(folder, { recursive: true }))

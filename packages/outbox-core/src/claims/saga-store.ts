@@ -71,9 +71,8 @@ export class OutboxSagaStore implements SagaStoreAdapter {
   }
 
   /** Creates the tables, collections or indexes that are missing; the same as `outbox.initialize()`. */
-  async initialize(): Promise<void> {
-    this.#core.assertNoTransaction('initialize()')
-    await this.#core.storage.initialize()
+  initialize(): Promise<void> {
+    return this.#core.initialize()
   }
 
   /**

@@ -12,6 +12,7 @@ import { leasedBy, leasingOn } from './continuing.ts'
 import { answeredWithin, Pace, Unanswered } from './deadline.ts'
 import type { Handling } from './handling.ts'
 import { Heartbeat, leaseLost } from './heartbeat.ts'
+import { Listening } from './listening.ts'
 import { released } from './outcomes.ts'
 import { Poller, type Taken } from './poller.ts'
 import { Purger } from './purger.ts'
@@ -50,7 +51,7 @@ export class Dispatcher {
   #starting: Promise<void> = Promise.resolve()
   #allSettled: (() => void) | undefined
   #unsubscribe: (() => void) | undefined
-  #unlisten: (() => Promise<void>) | undefined
+  readonly #listening: Listening
 
   constructor(parts: {
     core: OutboxCore
@@ -73,6 +74,7 @@ export class Dispatcher {
     })
     this.#heartbeat = new Heartbeat(core, settings, () => this.#lookedAfter())
     this.#purger = new Purger(core, settings)
+    this.#listening = new Listening(core, settings)
     this.#unanswered = new Unanswered(this.#clock, settings.hardDeadlineMs)
     this.#pace = new Pace(this.#clock, settings.hardDeadlineMs)
     this.#poller = new Poller(this.#clock, settings, {
@@ -98,7 +100,7 @@ export class Dispatcher {
     if (this.#stopping) return
     this.#heartbeat.start()
     this.#unsubscribe = this.#core.wake.subscribe((inMs) => this.#poller.wakeIn(inMs))
-    this.#unlisten = await this.#listen()
+    await this.#listening.start(() => this.#poller.wakeIn(0))
     if (this.#stopping) return
     this.#purger.start()
     this.#poller.start()
@@ -117,7 +119,7 @@ export class Dispatcher {
     // Whatever it failed with has been told to whoever started.
     await this.#starting.catch(() => {})
     this.#unsubscribe?.()
-    await Promise.all([this.#poller.stop(), this.#purger.stop(), this.#endListening()])
+    await Promise.all([this.#poller.stop(), this.#purger.stop(), this.#listening.stop()])
     this.#releaseQueue()
     if (!(await this.#emptied(drainMs))) {
       const reason = new StoppingError('the bus is stopping')
@@ -131,26 +133,6 @@ export class Dispatcher {
     }
     await this.#settler.drained()
     await this.#heartbeat.stop()
-  }
-
-  async #listen(): Promise<(() => Promise<void>) | undefined> {
-    const { listen } = this.#core.storage
-    if (!listen) return undefined
-    const wake = (): void => this.#poller.wakeIn(0)
-    try {
-      const listening = () => listen.call(this.#core.storage, wake)
-      const late = (end: () => Promise<void>): void => void end().catch(() => {})
-      return await answeredWithin(this.#clock, this.#settings.hardDeadlineMs, listening, late)
-    } catch (error) {
-      this.#logger.warn(errFields(error), 'other processes can’t wake this one; polling finds their events')
-      return undefined
-    }
-  }
-
-  async #endListening(): Promise<void> {
-    await this.#unlisten?.().catch((error: unknown) =>
-      this.#logger.warn(errFields(error), 'listening not ended'),
-    )
   }
 
   async #leaseOrLog(): Promise<Taken> {

@@ -3,12 +3,14 @@ import { countFitting, isPassing } from '../emitting/batching.ts'
 import type { OutboxCore } from '../emitting/outbox-core.ts'
 import { blameOf } from '../errors.ts'
 import type { Logger } from '../logger.ts'
-import type { Lease, Outcome, OutcomeResult } from '../storage.ts'
+import type { Outcome, OutcomeResult } from '../storage.ts'
 import { errFields, toError } from '../thrown.ts'
 import type { Attempt } from './attempt.ts'
 import type { DispatcherSettings } from './bus-options.ts'
 import { answeredWithin, Pace } from './deadline.ts'
 import { buried } from './outcomes.ts'
+import { Pauses } from './pauses.ts'
+import { recognized } from './recognized.ts'
 
 export interface Finished {
   readonly attempt: Attempt
@@ -50,7 +52,6 @@ const FAILURES_TOGETHER = 4
 const REFUSED_REASON = 'OutboxError: the database refused what was to be written, and the reason for it too'
 
 const LOST: OutcomeResult = { status: 'lost' }
-const APPLIED: OutcomeResult = { status: 'applied' }
 
 /**
  * Writes outcomes in batches: what finishes while one write is under way goes into the next. What can't be written is
@@ -68,8 +69,8 @@ export class Settler {
   readonly #open = new Set<Entry>()
   readonly #pace: Pace
   readonly #aside = new Set<Entry>()
-  /** Ends the pauses of what was set aside. */
-  readonly #pauses = new Set<() => void>()
+  /** Of what was set aside. */
+  readonly #pauses: Pauses
   #flushing = false
   #abandoned = false
   #drained: (() => void) | undefined
@@ -78,6 +79,7 @@ export class Settler {
     this.#core = core
     this.#clock = core.clock
     this.#pace = new Pace(core.clock, settings.leaseMs)
+    this.#pauses = new Pauses(core.clock)
     this.#logger = core.logger
     this.#settings = settings
     this.#surroundings = surroundings
@@ -109,7 +111,7 @@ export class Settler {
   /** Stops repeating failed writes: the leases run out by themselves. */
   abandon(): void {
     this.#abandoned = true
-    for (const end of this.#pauses) end()
+    this.#pauses.end()
   }
 
   async #flush(): Promise<void> {
@@ -150,43 +152,14 @@ export class Settler {
       for (const part of parts) void this.#again(part)
     })
     try {
-      const results = await this.#recognized(
-        entries,
-        await this.#pace.timed(() => this.#core.write(entries.map(({ outcome }) => outcome))),
-      )
+      const outcomes = entries.map(({ outcome }) => outcome)
+      const answer = await this.#pace.timed(() => this.#core.write(outcomes))
+      const results = await recognized(this.#core, this.#settings, outcomes, answer)
       for (const [index, entry] of entries.entries()) this.#report(entry, results[index] ?? LOST, since)
     } catch (thrown) {
       if (!repeating) this.#failed(entries, toError(thrown))
     } finally {
       cancel()
-    }
-  }
-
-  /**
-   * A write that was applied although its answer was lost is lost when it is repeated, by us or by a driver; but what it
-   * leased is held.
-   */
-  async #recognized(
-    entries: readonly Entry[],
-    results: readonly OutcomeResult[],
-  ): Promise<readonly OutcomeResult[]> {
-    if (results.every(({ status }) => status !== 'lost')) return results
-    const leases = entries.map(({ outcome }, index) =>
-      results[index]?.status === 'lost' ? leased(outcome) : [],
-    )
-    if (leases.every(({ length }) => length === 0)) return results
-    const { hardDeadlineMs, leaseMs } = this.#settings
-    try {
-      const extending = answeredWithin(this.#clock, hardDeadlineMs, () =>
-        this.#core.storage.extend(leases.flat(), leaseMs),
-      )
-      const gone = new Set(await extending)
-      return results.map((result, index) =>
-        leases[index]?.some(({ id }) => !gone.has(id)) ? APPLIED : result,
-      )
-    } catch (error) {
-      this.#logger.warn(errFields(error), 'what was leased meanwhile is left to run out')
-      return results
     }
   }
 
@@ -241,7 +214,7 @@ export class Settler {
   async #again(entries: readonly Entry[]): Promise<void> {
     for (const entry of entries) this.#setAside(entry)
     const failures = Math.max(...entries.map((entry) => entry.failures))
-    await this.#pause(Math.min(FIRST_PAUSE_MS * 2 ** Math.min(failures, 20), LONGEST_PAUSE_MS))
+    await this.#pauses.pause(Math.min(FIRST_PAUSE_MS * 2 ** Math.min(failures, 20), LONGEST_PAUSE_MS))
     const now = this.#clock.elapsed()
     const kept = entries.filter((entry) => {
       const tooLong = now - (entry.asideSince ?? now) > this.#settings.asideMs
@@ -256,19 +229,6 @@ export class Settler {
     entry.asideSince ??= this.#clock.elapsed()
     this.#aside.add(entry)
     this.#surroundings.roomMade()
-  }
-
-  #pause(ms: number): Promise<void> {
-    if (this.#abandoned) return Promise.resolve()
-    return new Promise((resolve) => {
-      const end = (): void => {
-        this.#pauses.delete(end)
-        cancel()
-        resolve()
-      }
-      const cancel = this.#clock.after(ms, end)
-      this.#pauses.add(end)
-    })
   }
 
   #giveUp(entry: Entry): void {
@@ -290,10 +250,6 @@ export class Settler {
     this.#surroundings.settled(entry, result, since)
     if (this.#open.size === 0) this.#drained?.()
   }
-}
-
-function leased({ append }: Outcome): Lease[] {
-  return append.flatMap(({ id, leased: isLeased }) => (isLeased ? [{ id, attempt: 1 }] : []))
 }
 
 function halves(entries: readonly Entry[]): (readonly Entry[])[] {

@@ -1,7 +1,8 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
-import { DuplicateEventError, TransactionMissingError } from '../errors.ts'
+import { DuplicateEventError, StorageError, TransactionMissingError } from '../errors.ts'
 import type { MiddlewareChain } from '../middleware.ts'
 import type { NewEvent, Outcome } from '../storage.ts'
+import { inOrderOfIds } from './batching.ts'
 import { type Draft, fingerprintByKeyOrder } from './event.ts'
 import type { OutboxCore } from './outbox-core.ts'
 import { validate } from './schema.ts'
@@ -9,6 +10,8 @@ import { started, type TransactionContext } from './transaction-context.ts'
 
 /** The write that stores one event. */
 export type Emitted = Outcome & { readonly append: readonly [NewEvent] }
+
+const MEETINGS = 3
 
 interface EmissionParts {
   readonly core: OutboxCore
@@ -99,12 +102,12 @@ export class Emission {
     }
     const writes = [
       ...(generated.length > 0 ? [{ draft: undefined, outcome: merged(generated) }] : []),
-      ...named.values(),
+      ...inOrderOfIds([...named.values()]),
     ]
     if (writes.length > 1 && !context) {
       // One of several may turn out to be another event's id: only a transaction takes the others back.
-      await this.#core.transaction(() =>
-        this.#core.participate(undefined, (own) => this.#writeAll(writes, own)),
+      await repeatedly(() =>
+        this.#core.transaction(() => this.#core.participate(undefined, (own) => this.#writeAll(writes, own))),
       )
     } else if (writes.length > 0) {
       await this.#writeAll(writes, context)
@@ -123,6 +126,17 @@ export class Emission {
       const { draft, outcome } = writes[index] ?? {}
       const event = outcome?.append[0]
       if (draft && event && result.status === 'duplicate') assertSame(event, draft, result.fingerprint)
+    }
+  }
+}
+
+/** Does what can be done again as if it had not been begun: a transaction of ours that met another one. */
+async function repeatedly(work: () => Promise<void>): Promise<void> {
+  for (let left = MEETINGS; ; left--) {
+    try {
+      return await work()
+    } catch (error) {
+      if (left === 0 || !(error instanceof StorageError && error.transient)) throw error
     }
   }
 }

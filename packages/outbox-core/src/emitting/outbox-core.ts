@@ -2,8 +2,9 @@ import { PayloadLog } from '../claims/payload-log.ts'
 import type { Clock } from '../clock.ts'
 import { ForeignTransactionError, TransactionMissingError, TransactionOpenError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
-import type { Outcome, OutcomeResult, Purged, Settlement, Storage } from '../storage.ts'
+import type { Outcome, OutcomeResult, Purged, Settlement, Storage, StorageStats } from '../storage.ts'
 import { ambientTransactions, withinTransaction } from './ambient.ts'
+import { hasChosenIds } from './batching.ts'
 import { dueInMs, isDueAtOnce } from './event.ts'
 import { GroupCommit } from './group-commit.ts'
 import { started, TransactionContext } from './transaction-context.ts'
@@ -82,14 +83,25 @@ export class OutboxCore<Tx = unknown, TxOptions = never> {
     )
   }
 
+  /** @throws TransactionOpenError inside a transaction */
+  async initialize(): Promise<void> {
+    this.assertNoTransaction('initialize()')
+    await this.storage.initialize()
+  }
+
+  /** Inside a transaction, as it sees them. */
+  stats(context?: TransactionContext<Tx>): Promise<StorageStats> {
+    return context ? context.run(() => this.storage.stats(context.tx)) : this.storage.stats()
+  }
+
   /** The one write of core: applies outcomes in `context`, or in a transaction of their own. */
   async write(
     outcomes: readonly Outcome[],
     context?: TransactionContext<Tx>,
   ): Promise<readonly OutcomeResult[]> {
     const only = outcomes.length === 1 ? outcomes[0] : undefined
-    const mayShare = only && !only.settle && !context && this.storage.writesTogether
-    return mayShare ? [await this.#groupCommit.write(only)] : this.#apply(outcomes, context)
+    const shared = only && !context && this.#mayShare(only)
+    return shared ? [await this.#groupCommit.write(only)] : this.#apply(outcomes, context)
   }
 
   /** Reads a payload's bytes as stored. */
@@ -147,6 +159,13 @@ export class OutboxCore<Tx = unknown, TxOptions = never> {
     const results = await writing
     this.#wakeFor(outcomes, results, context, announce)
     return results
+  }
+
+  // An id that someone else's transaction has written keeps whoever writes it waiting, and all that is written with it.
+  #mayShare(outcome: Outcome): boolean {
+    const { writesTogether, idsAreFree = false } = this.storage
+    const hasMadeUpIds = outcome.append.length > 0 && !hasChosenIds(outcome)
+    return writesTogether && !outcome.settle && (idsAreFree || hasMadeUpIds)
   }
 
   #contextOf(explicit: Tx | undefined): TransactionContext<Tx> | undefined {

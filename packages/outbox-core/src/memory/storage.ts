@@ -42,6 +42,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
   readonly client: object = this
   readonly writesTogether = true
+  readonly idsAreFree = true
   readonly events: Map<string, MemoryEvent> = new Map()
   readonly payloads: Map<string, { data: Uint8Array; expiresAt: number }> = new Map()
   readonly transactions: MemoryTransactions

@@ -15,6 +15,8 @@ export interface BackendTraits {
   readonly collectsWrites?: boolean
   /** The place lives in this process only: there is no second client (in-memory databases). */
   readonly singleClient?: boolean
+  /** An open transaction that has written something keeps every other writer waiting. */
+  readonly oneWriter?: boolean
 }
 
 /** One place of a backend, with the raw client beside the outbox. */

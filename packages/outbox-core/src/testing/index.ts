@@ -7,6 +7,7 @@ import { deadLetterContract } from './dead-letter-contract.ts'
 import { emitContract } from './emit-contract.ts'
 import { failureContract } from './failure-contract.ts'
 import { placeTest } from './harness.ts'
+import { heldIdContract } from './held-id-contract.ts'
 import { hostileContract } from './hostile-contract.ts'
 import { joinedContract } from './joined-contract.ts'
 import { lackingContract } from './lacking-contract.ts'
@@ -38,6 +39,7 @@ export function outboxContract<Tx, TxOptions>(backend: Backend<Tx, TxOptions>): 
     unawaitedContract(test)
     emitContract(test)
     takenContract(test)
+    heldIdContract(test)
     busContract(test)
     busStoppingContract(test)
     failureContract(test)
