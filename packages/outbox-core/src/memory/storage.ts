@@ -1,5 +1,6 @@
 import type { Clock } from '../clock.ts'
 import { StorageError } from '../errors.ts'
+import { changeBy } from '../settlement.ts'
 import type {
   DeadPage,
   DeadQuery,
@@ -190,8 +191,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
 
   #held(settle: Settlement): boolean {
     const event = this.events.get(settle.id)
-    const needed = settle.kind === 'revive' || settle.kind === 'discard' ? 'dead' : 'leased'
-    return event?.state === needed && event.attempt === settle.attempt
+    return event?.state === changeBy(settle).from && event.attempt === settle.attempt
   }
 
   #applyAll(outcomes: readonly Outcome[]): void {
@@ -225,30 +225,20 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
   }
 
   #settle(settle: Settlement): void {
+    const { to, inMs, error, pardon } = changeBy(settle)
+    if (to === 'deleted') {
+      this.events.delete(settle.id)
+      return
+    }
     const event = this.events.get(settle.id) as MemoryEvent
     const now = this.#clock.now()
-    switch (settle.kind) {
-      case 'complete':
-        event.state = 'done'
-        event.visibleAt = now + settle.keepMs
-        if (settle.keepMs === 0) this.events.delete(event.id)
-        return
-      case 'discard':
-        this.events.delete(event.id)
-        return
-      case 'bury':
-        Object.assign(event, { state: 'dead', error: settle.error, diedAt: now })
-        return
-      case 'revive':
-        Object.assign(event, { state: 'waiting', uncounted: event.attempt })
-        this.reschedule(event, now)
-        return
-      case 'retry':
-        event.state = 'waiting'
-        event.error = settle.error ?? event.error
-        if (!settle.counted) event.uncounted++
-        this.reschedule(event, now + settle.delayMs)
-    }
+    event.state = to
+    event.error = error ?? event.error
+    if (pardon === 'all') event.uncounted = event.attempt
+    if (pardon === 'one') event.uncounted++
+    if (to === 'waiting') this.reschedule(event, now + inMs)
+    if (to === 'done') event.visibleAt = now + inMs
+    if (to === 'dead') event.diedAt = now
   }
 
   /** Moves the moment at which an event is due. */
@@ -266,8 +256,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
 function assertMoments({ settle, append, put }: Outcome): void {
   for (const { due } of append) assertFinite('at' in due ? due.at : due.inMs)
   for (const { expires } of put) assertFinite('at' in expires ? expires.at : expires.inMs)
-  if (settle?.kind === 'retry') assertFinite(settle.delayMs)
-  if (settle?.kind === 'complete') assertFinite(settle.keepMs)
+  if (settle) assertFinite(changeBy(settle).inMs)
 }
 
 function assertFinite(ms: number): void {
