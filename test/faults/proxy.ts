@@ -40,7 +40,10 @@ export class FaultyNetwork {
     for (const link of this.#links) link.frozen = true
   }
 
-  /** Resets the connection that next sends what matches, when the server answers it: it is done, and nobody knows. */
+  /**
+   * Resets the connection that next sends what matches, when the server answers it: it is done, and nobody knows.
+   * Resolves once such an answer was there and was not handed on.
+   */
   async cutAnswer(command: RegExp): Promise<void> {
     await new Promise<void>((cut) => {
       this.#wire.wanted = { command, cut }
@@ -55,7 +58,12 @@ export class FaultyNetwork {
 
 /** What all connections of a proxy look out for. */
 interface Wire {
-  wanted?: { readonly command: RegExp; readonly cut: () => void } | undefined
+  wanted?: Wanted | undefined
+}
+
+interface Wanted {
+  readonly command: RegExp
+  readonly cut: () => void
 }
 
 /** One connection through the proxy. */
@@ -66,7 +74,7 @@ class Link {
   readonly #wire: Wire
   #tail = ''
   /** Set from the moment the command has gone to the server until its answer comes back. */
-  #cut: (() => void) | undefined
+  #asked: Wanted | undefined
 
   constructor(client: Socket, server: Socket, wire: Wire, closed: () => void) {
     this.#client = client
@@ -80,8 +88,7 @@ class Link {
       socket.on('close', () => {
         // A peer that is cut off by a half-open connection hears nothing, not even the end.
         if (!this.frozen) other.destroy()
-        // A client that does not wait for the answer has cut it off itself.
-        this.#cutOff()
+        this.#unanswered()
         if (client.destroyed && server.destroyed) closed()
       })
     }
@@ -101,25 +108,28 @@ class Link {
     if (wanted?.command.test(sent)) {
       this.#wire.wanted = undefined
       this.#tail = ''
-      this.#cut = wanted.cut
+      this.#asked = wanted
     }
     this.#server.write(chunk)
   }
 
   #answer(chunk: Buffer): void {
     if (this.frozen) return
-    if (!this.#cut) {
+    if (!this.#asked) {
       this.#client.write(chunk)
       return
     }
+    const { cut } = this.#asked
+    this.#asked = undefined
     this.#client.resetAndDestroy()
     // What it has received already it may finish.
     this.#server.end()
-    this.#cutOff()
+    cut()
   }
 
-  #cutOff(): void {
-    this.#cut?.()
-    this.#cut = undefined
+  /** Who ended this connection before there was an answer has left none to cut: the next such command is as good. */
+  #unanswered(): void {
+    this.#wire.wanted ??= this.#asked
+    this.#asked = undefined
   }
 }
