@@ -37,6 +37,7 @@ export interface MongoCollection {
   ): Promise<{ readonly matchedCount: number; readonly upsertedIds: { readonly [index: number]: unknown } }>
   countDocuments(filter: object, options?: object): Promise<number>
   createIndex(keys: never, options?: object): Promise<unknown>
+  listIndexes(options?: object): { toArray(): Promise<object[]> }
   watch(pipeline?: object[], options?: object): MongoChangeStream
 }
 

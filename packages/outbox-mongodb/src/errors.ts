@@ -1,5 +1,12 @@
 import { types } from 'node:util'
-import { OutboxError, StorageError, TransactionTimeoutError, toError, UnknownOutcomeError } from 'outbox-core'
+import {
+  NotInitializedError,
+  OutboxError,
+  StorageError,
+  TransactionTimeoutError,
+  toError,
+  UnknownOutcomeError,
+} from 'outbox-core'
 import { PASSING_CODES, REFUSED_CODES } from './error-codes.ts'
 
 interface MongoError extends Error {
@@ -32,6 +39,8 @@ const FROM_THE_SERVER = /^Mongo(Server|BulkWrite|WriteConcern)Error$/
 // Values in quotes and documents in braces: from the first that opens to the last that closes.
 const VALUES = /(?<!\w)['"{](?:.*['"}](?!\w)|.*$)/s
 
+const BAD_VALUE = 2
+const INDEX_NOT_FOUND = 27
 const DUPLICATE_KEY = 11000
 const CONFLICTING_OPERATION_IN_PROGRESS = 117
 const TRANSACTION_EXCEEDED_LIFETIME = 290
@@ -61,6 +70,12 @@ export function mongoError(thrown: unknown): OutboxError {
     return new TransactionTimeoutError(
       'the transaction took longer than transactionLifetimeLimitSeconds of the server allows, and was rolled back; ' +
         'make it smaller, or wait for nothing else in it',
+      { cause },
+    )
+  }
+  if (lacksIndex(error)) {
+    return new NotInitializedError(
+      "an index of the outbox's collections is missing or hidden, as after they were dropped; call outbox.initialize()",
       { cause },
     )
   }
@@ -97,6 +112,15 @@ export async function mapped<R>(
   } catch (error) {
     throw map(error)
   }
+}
+
+/** Collections that were dropped come back with the next write, but without the indexes that statements name. */
+function lacksIndex(error: MongoError): boolean {
+  return (
+    hasCode(error, INDEX_NOT_FOUND) ||
+    (hasCode(error, BAD_VALUE) &&
+      /hint provided does not correspond to an existing index/.test(error.message))
+  )
 }
 
 function isPassing(error: MongoError): boolean {

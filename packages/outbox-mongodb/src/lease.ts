@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { findAll, type MongoCollection } from './client.ts'
 import { hasCode } from './errors.ts'
 import { inMs } from './operations.ts'
-import type { EventDocument } from './schema.ts'
+import { BY_ID, BY_OPEN, type EventDocument } from './schema.ts'
 
 /** Events that are due by the server's clock. */
 export const DUE: object = { open: true, $expr: { $lte: ['$visible', '$$NOW'] } }
@@ -23,7 +23,7 @@ export async function leaseDue(
   limit: number,
   leaseMs: number,
 ): Promise<readonly EventDocument[]> {
-  const oldestFirst = { projection: { _id: 1 }, sort: { visible: 1, _id: 1 }, limit }
+  const oldestFirst = { ...BY_OPEN, projection: { _id: 1 }, sort: { visible: 1, _id: 1 }, limit }
   const due = await findAll<Pick<EventDocument, '_id'>>(events, DUE, limit, oldestFirst)
   if (due.length === 0) return []
   const ids = due.map(({ _id }) => _id)
@@ -32,7 +32,7 @@ export async function leaseDue(
     // What is held stands in the way of what is not: one by one, only the held ones are left out.
     await Promise.all(ids.map((id) => take(events, [id], lease, leaseMs, SINGLE_EVENT_MS)))
   }
-  const taken = await findAll<EventDocument>(events, { _id: { $in: ids }, lease }, ids.length)
+  const taken = await findAll<EventDocument>(events, { _id: { $in: ids }, lease }, ids.length, BY_ID)
   const byId = new Map(taken.map((event) => [event._id, event]))
   return ids.flatMap((id) => byId.get(id) ?? [])
 }
@@ -46,7 +46,7 @@ async function take(
   maxTimeMS: number,
 ): Promise<boolean> {
   const taken = { state: 'leased', attempt: { $add: ['$attempt', 1] }, visible: inMs(leaseMs), lease }
-  const options = { writeConcern: { w: 'majority' }, maxTimeMS }
+  const options = { ...BY_ID, writeConcern: { w: 'majority' }, maxTimeMS }
   try {
     await events.updateMany({ _id: { $in: ids }, ...DUE }, [{ $set: taken }], options)
     return true

@@ -27,57 +27,105 @@ export interface EventDocument {
   readonly died?: Date
 }
 
+interface Index {
+  readonly name: string
+  readonly key: object
+  readonly partialFilterExpression?: object
+  readonly expireAfterSeconds?: number
+}
+
+const OPEN: Index = {
+  name: 'outbox_open',
+  key: { visible: 1, _id: 1 },
+  partialFilterExpression: { open: true },
+}
+const DONE: Index = {
+  name: 'outbox_done',
+  key: { visible: 1 },
+  partialFilterExpression: { state: 'done' },
+}
+const DEAD: Index = {
+  name: 'outbox_dead',
+  key: { died: 1, _id: 1 },
+  partialFilterExpression: { state: 'dead' },
+}
+const EXPIRES: Index = { name: 'outbox_expires', key: { expires_at: 1 }, expireAfterSeconds: 0 }
+
+// A planner that chose by itself would walk a backlog to find a few ids, or all ids to find what is due. Whatever is not
+// by one exact `_id` alone names its index.
+export const BY_ID = { hint: { _id: 1 } } as const
+export const BY_OPEN: { readonly hint: string } = { hint: OPEN.name }
+export const BY_RETENTION: { readonly hint: string } = { hint: DONE.name }
+export const BY_DEATH: { readonly hint: string } = { hint: DEAD.name }
+export const BY_EXPIRY: { readonly hint: string } = { hint: EXPIRES.name }
+
+const NAMESPACE_NOT_FOUND = 26
 const NAMESPACE_EXISTS = 48
 const WIRE_VERSION_5_0 = 13
 const INDEX_CONFLICTS = [85, 86]
 
 /**
- * Creates collections and indexes.
+ * Creates collections and indexes that are missing; where nothing is, it only looks, and needs no right to create.
  *
  * @throws UnsupportedBackendError for a standalone server, an old one, or an index in the way
  */
 export async function createCollections(db: MongoDatabase, names: CollectionNames): Promise<void> {
   await assertSupported(db)
-  for (const name of [names.events, names.payloads]) {
-    await db.createCollection(name).catch((error) => {
-      if (!hasCode(error, NAMESPACE_EXISTS)) throw error
-    })
-  }
-  const open = { partialFilterExpression: { open: true } }
-  await createIndex(db, names.events, 'outbox_open', { visible: 1, _id: 1 }, open)
-  await createIndex(
-    db,
-    names.events,
-    'outbox_done',
-    { visible: 1 },
-    { partialFilterExpression: { state: 'done' } },
-  )
-  await createIndex(
-    db,
-    names.events,
-    'outbox_dead',
-    { died: 1, _id: 1 },
-    { partialFilterExpression: { state: 'dead' } },
-  )
-  await createIndex(db, names.payloads, 'outbox_expires', { expires_at: 1 }, { expireAfterSeconds: 0 })
+  await createCollection(db, names.events, [OPEN, DONE, DEAD])
+  await createCollection(db, names.payloads, [EXPIRES])
 }
 
-async function createIndex(
-  db: MongoDatabase,
-  collection: string,
-  name: string,
-  keys: object,
-  options: object,
-): Promise<void> {
-  try {
-    await db.collection(collection).createIndex(keys as never, { ...options, name })
-  } catch (cause) {
-    if (!INDEX_CONFLICTS.some((code) => hasCode(cause, code))) throw cause
-    throw new UnsupportedBackendError(
-      `collection "${collection}" has another index in the way of "${name}"; drop it and initialize again`,
-      { cause },
-    )
+async function createCollection(db: MongoDatabase, name: string, indexes: readonly Index[]): Promise<void> {
+  const found = await indexesOf(db, name)
+  if (!found) await createUnlessThere(db, name)
+  const there = new Map(found?.map((index) => [index.name, index]))
+  for (const index of indexes) {
+    const same = there.get(index.name)
+    if (same && definition(same) !== definition(index)) throw inTheWay(name, index)
   }
+  const missing = indexes.filter((index) => !there.has(index.name))
+  for (const { key, ...options } of missing) {
+    try {
+      await db.collection(name).createIndex(key as never, options)
+    } catch (cause) {
+      if (!INDEX_CONFLICTS.some((code) => hasCode(cause, code))) throw cause
+      throw inTheWay(name, options, cause)
+    }
+  }
+}
+
+/** @returns undefined where there is no such collection */
+async function indexesOf(db: MongoDatabase, name: string): Promise<readonly Index[] | undefined> {
+  try {
+    return (await db.collection(name).listIndexes().toArray()) as Index[]
+  } catch (error) {
+    if (hasCode(error, NAMESPACE_NOT_FOUND)) return undefined
+    throw error
+  }
+}
+
+async function createUnlessThere(db: MongoDatabase, name: string): Promise<void> {
+  await db.createCollection(name).catch((error) => {
+    if (!hasCode(error, NAMESPACE_EXISTS)) throw error
+  })
+}
+
+/** All that makes one index another: also what nobody here would set, such as `hidden`. */
+function definition(index: object): string {
+  const { v: _, ns: __, key, ...rest } = index as { v?: unknown; ns?: unknown; key: object }
+  const options = Object.entries(rest).sort(([a], [b]) => (a < b ? -1 : 1))
+  return JSON.stringify([key, options])
+}
+
+function inTheWay(
+  collection: string,
+  { name }: Pick<Index, 'name'>,
+  cause?: unknown,
+): UnsupportedBackendError {
+  return new UnsupportedBackendError(
+    `collection "${collection}" has another index in the way of "${name}"; drop it and initialize again`,
+    { cause },
+  )
 }
 
 async function assertSupported(db: MongoDatabase): Promise<void> {

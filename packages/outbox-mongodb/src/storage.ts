@@ -1,5 +1,4 @@
 import {
-  type DeadCursor,
   type DeadPage,
   type DeadQuery,
   type Lease,
@@ -10,7 +9,6 @@ import {
   type Storage,
   type StorageLimits,
   type StorageStats,
-  type StoredEvent,
   TransactionClosedError,
 } from 'outbox-core'
 import {
@@ -22,9 +20,17 @@ import {
   type MongoTransactionOptions,
 } from './client.ts'
 import { mapped, mongoWriteError } from './errors.ts'
-import { DUE, HELD, leaseDue } from './lease.ts'
+import { leaseDue } from './lease.ts'
 import { heldFilter, inMs } from './operations.ts'
-import { type CollectionNames, createCollections, type EventDocument } from './schema.ts'
+import { listDead, stats, stored } from './reading.ts'
+import {
+  BY_EXPIRY,
+  BY_ID,
+  BY_RETENTION,
+  type CollectionNames,
+  createCollections,
+  type EventDocument,
+} from './schema.ts'
 import { assertMs, assertStorable, LIMIT_BYTES } from './storable.ts'
 import { assertOpen, MAJORITY, transact, within } from './transaction.ts'
 import { watchInserts } from './watch.ts'
@@ -123,11 +129,11 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
     assertMs(leaseMs)
     const filter = heldFilter(leases, 'leased')
     const { matchedCount } = await mapped(
-      this.#events.updateMany(filter, [{ $set: { visible: inMs(leaseMs) } }], MAJORITY),
+      this.#events.updateMany(filter, [{ $set: { visible: inMs(leaseMs) } }], { ...MAJORITY, ...BY_ID }),
     )
     if (matchedCount === leases.length) return []
     const held = await mapped(
-      findAll<EventDocument>(this.#events, filter, leases.length, { projection: { _id: 1 } }),
+      findAll<EventDocument>(this.#events, filter, leases.length, { ...BY_ID, projection: { _id: 1 } }),
     )
     const kept = new Set(held.map(({ _id }) => _id))
     return leases.filter(({ id }) => !kept.has(id)).map(({ id }) => id)
@@ -136,92 +142,54 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   async keep(id: string, keepMs: number): Promise<void> {
     assertMs(keepMs)
     const visible = [{ $set: { visible: inMs(keepMs) } }]
-    await mapped(this.#events.updateOne({ _id: id, state: 'done' }, visible, MAJORITY), mongoWriteError)
+    const options = { ...MAJORITY, ...BY_ID }
+    await mapped(this.#events.updateOne({ _id: id, state: 'done' }, visible, options), mongoWriteError)
   }
 
   async getPayload(id: string, tx?: Session): Promise<Uint8Array | undefined> {
-    if (tx) assertOpen(tx, this.client)
     const filter = { _id: id, $expr: { $gt: ['$expires_at', '$$NOW'] } }
-    const [found] = await mapped(
-      findAll<{ data: Uint8Array }>(this.#payloads, filter, 1, tx ? within(tx) : {}),
-    )
+    const options = { ...this.#inside(tx), ...BY_ID }
+    const [found] = await mapped(findAll<{ data: Uint8Array }>(this.#payloads, filter, 1, options))
     return found?.data
   }
 
   async purge(limit: number): Promise<Purged> {
     const past = (field: string): object => ({ $lte: [field, '$$NOW'] })
-    const done = { filter: { state: 'done', $expr: past('$visible') }, sort: { visible: 1 } }
-    const expired = { filter: { $expr: past('$expires_at') }, sort: { expires_at: 1 } }
+    const done = { filter: { state: 'done', $expr: past('$visible') }, sort: { visible: 1 }, ...BY_RETENTION }
+    const expired = { filter: { $expr: past('$expires_at') }, sort: { expires_at: 1 }, ...BY_EXPIRY }
     return {
       events: await this.#purgeFrom(this.#events, done, limit),
       payloads: await this.#purgeFrom(this.#payloads, expired, limit),
     }
   }
 
-  async listDead({ limit, ids, type, after }: DeadQuery, tx?: Session): Promise<DeadPage> {
-    if (tx) assertOpen(tx, this.client)
-    const filter = {
-      state: 'dead',
-      ...(ids && { _id: { $in: ids } }),
-      ...(type !== undefined && { type: { $eq: type } }),
-      ...(after && laterThan(after)),
-    }
-    const oldestFirst = { ...(tx && within(tx)), sort: { died: 1, _id: 1 }, limit }
-    const found = await mapped(findAll<EventDocument>(this.#events, filter, limit, oldestFirst))
-    const events = found.map((event) => ({
-      ...stored(event),
-      error: event.error ?? '',
-      diedAt: event.died?.getTime() ?? 0,
-    }))
-    const last = events.at(-1)
-    return { events, ...(last && events.length === limit && { next: [last.diedAt, last.id] }) }
+  async listDead(query: DeadQuery, tx?: Session): Promise<DeadPage> {
+    return listDead(this.#events, query, this.#inside(tx))
   }
 
   async stats(tx?: Session): Promise<StorageStats> {
-    if (tx) assertOpen(tx, this.client)
-    const session = tx ? within(tx) : {}
-    const oldestFirst = {
-      ...session,
-      sort: { visible: 1, _id: 1 },
-      limit: 1,
-      projection: { late: { $subtract: ['$$NOW', '$visible'] } },
-    }
-    // One after the other: a session takes no two at once.
-    const due = await mapped(this.#events.countDocuments(DUE, session))
-    const leased = await mapped(this.#events.countDocuments(HELD, session))
-    const dead = await mapped(this.#events.countDocuments({ state: 'dead' }, session))
-    const [oldest] = await mapped(findAll<{ late: number }>(this.#events, DUE, 1, oldestFirst))
-    return { due, leased, dead, oldestDueMs: oldest?.late ?? null }
+    return stats(this.#events, this.#inside(tx))
   }
 
   async close(): Promise<void> {}
 
+  /** What makes an operation part of a transaction, if there is one. */
+  #inside(tx: Session | undefined): object {
+    if (!tx) return {}
+    assertOpen(tx, this.client)
+    return within(tx)
+  }
+
   async #purgeFrom(
     collection: MongoCollection,
-    { filter, sort }: { filter: object; sort: object },
+    { filter, sort, hint }: { filter: object; sort: object; hint: string },
     limit: number,
   ): Promise<number> {
-    const options = { projection: { _id: 1 }, sort, limit }
+    const options = { projection: { _id: 1 }, sort, hint, limit }
     const found = await mapped(findAll<{ _id: string }>(collection, filter, limit, options))
     if (found.length === 0) return 0
     const ids = found.map(({ _id }) => _id)
-    return (await mapped(collection.deleteMany({ _id: { $in: ids }, ...filter }, MAJORITY))).deletedCount
-  }
-}
-
-function laterThan([diedAt, id]: DeadCursor): object {
-  const died = new Date(diedAt)
-  return { $or: [{ died: { $gt: died } }, { died, _id: { $gt: id } }] }
-}
-
-function stored({ _id, type, body, headers, created, attempt, uncounted }: EventDocument): StoredEvent {
-  return {
-    id: _id,
-    type,
-    body,
-    headers: JSON.parse(headers),
-    createdAt: created.getTime(),
-    attempt,
-    uncounted,
+    const deleting = collection.deleteMany({ _id: { $in: ids }, ...filter }, { ...MAJORITY, ...BY_ID })
+    return (await mapped(deleting)).deletedCount
   }
 }

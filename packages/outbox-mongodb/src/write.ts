@@ -8,7 +8,7 @@ import {
   putOperation,
   stateFor,
 } from './operations.ts'
-import type { EventDocument } from './schema.ts'
+import { BY_ID, type EventDocument } from './schema.ts'
 
 const APPLIED: OutcomeResult = { status: 'applied' }
 const LOST: OutcomeResult = { status: 'lost' }
@@ -89,6 +89,7 @@ export class OutcomeWriter {
     if (ids.length === 0) return outcomes.map(() => APPLIED)
     const found = await findAll<EventDocument>(this.#events, { _id: { $in: ids } }, ids.length, {
       ...options,
+      ...BY_ID,
       projection: { attempt: 1, state: 1 },
     })
     const byId = new Map(found.map((event) => [event._id, event]))
@@ -103,18 +104,19 @@ export class OutcomeWriter {
   async #settle(settles: readonly Settlement[], options: object): Promise<number> {
     // The driver repeats an operation that lost its connection only when it is on one document.
     const single = settles.length === 1
+    const byId = { ...options, ...BY_ID }
     let settled = 0
     for (const filter of deleteFilters(settles)) {
       const deleted = await (single
-        ? this.#events.deleteOne(filter, options)
-        : this.#events.deleteMany(filter, options))
+        ? this.#events.deleteOne(filter, byId)
+        : this.#events.deleteMany(filter, byId))
       settled += deleted.deletedCount
     }
     const [change, ...others] = changeOperations(settles)
     if (single && change) {
-      settled += (await this.#events.updateOne(change.filter, change.update, options)).matchedCount
+      settled += (await this.#events.updateOne(change.filter, change.update, byId)).matchedCount
     } else if (change) {
-      const updates = [change, ...others].map((operation) => ({ updateMany: operation }))
+      const updates = [change, ...others].map((operation) => ({ updateMany: { ...operation, ...BY_ID } }))
       settled += (await this.#events.bulkWrite(updates as never[], options)).matchedCount
     }
     return settled
@@ -147,6 +149,7 @@ export class OutcomeWriter {
     const ids = events.map(({ id }) => id)
     const found = await findAll<EventDocument>(this.#events, { _id: { $in: ids } }, ids.length, {
       ...options,
+      ...BY_ID,
       projection: { fingerprint: 1 },
     })
     return new Map(found.map(({ _id, fingerprint }) => [_id, fingerprint]))
@@ -154,7 +157,7 @@ export class OutcomeWriter {
 
   async #remove(ids: readonly string[], options: object): Promise<void> {
     if (ids.length === 1) await this.#payloads.deleteOne({ _id: ids[0] }, options)
-    else if (ids.length > 1) await this.#payloads.deleteMany({ _id: { $in: ids } }, options)
+    else if (ids.length > 1) await this.#payloads.deleteMany({ _id: { $in: ids } }, { ...options, ...BY_ID })
   }
 }
 

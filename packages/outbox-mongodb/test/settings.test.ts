@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { MongoDBOutbox } from '../src/index.ts'
 import { countConnections } from './backend.ts'
-import { cleanups, completing, event, opened, outcome } from './opened.ts'
+import { cleanups, event, opened, outcome } from './opened.ts'
 
 const url = serverUrl()
 
@@ -160,23 +160,6 @@ describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
     // The driver watches the server through two of its own beside the pool.
     expect(most).toBeGreaterThanOrEqual(size)
     expect(most).toBeLessThanOrEqual(size + 2)
-  })
-
-  test('an index that was dropped is made again; collections that were dropped come back with the first event', async () => {
-    const { db, outbox, bus } = await opened()
-    await db.collection('saga_store').dropIndexes()
-    await outbox.initialize()
-    const indexes = await db.collection('saga_store').indexes()
-    expect(indexes).toContainEqual(expect.objectContaining({ expireAfterSeconds: 0 }))
-    await db.collection('outbox_events').drop()
-    await db.collection('saga_store').drop()
-    await outbox.transaction(async () => {
-      await bus.emit('a', {})
-      await outbox.sagaStore('1h').put('claim', Uint8Array.of(1))
-    })
-    const leased = await outbox.storage.lease(1, 60_000)
-    expect(await outbox.storage.write(completing(leased))).toEqual([{ status: 'applied' }])
-    expect(await outbox.sagaStore('1h').get('claim')).toEqual(Buffer.of(1))
   })
 
   test('a TTL that was changed behind our back is refused at start', async () => {
