@@ -38,20 +38,13 @@ export interface MongoCollection {
   countDocuments(filter: object, options?: object): Promise<number>
   createIndex(keys: never, options?: object): Promise<unknown>
   listIndexes(options?: object): { toArray(): Promise<object[]> }
-  watch(pipeline?: object[], options?: object): MongoChangeStream
-}
-
-/** The part of a ChangeStream that is used. */
-export interface MongoChangeStream {
-  on(event: 'change' | 'error' | 'close', listener: () => void): unknown
-  close(): Promise<unknown>
 }
 
 /** The part of a Db that is used. */
 export interface MongoDatabase {
   collection(name: string): MongoCollection
   createCollection(name: string): Promise<unknown>
-  command(command: object): Promise<{ readonly [field: string]: unknown }>
+  command(command: object, options?: object): Promise<{ readonly [field: string]: unknown }>
 }
 
 /** How long a client waits for an answer; 0 or nothing for ever. */

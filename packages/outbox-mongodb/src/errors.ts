@@ -123,7 +123,9 @@ function lacksIndex(error: MongoError): boolean {
   )
 }
 
-function isPassing(error: MongoError): boolean {
+/** Whether the same may succeed later. */
+export function isPassing(thrown: unknown): boolean {
+  const error = toError(thrown) as MongoError
   return (
     label(error, 'RetryableWriteError') ||
     label(error, 'TransientTransactionError') ||

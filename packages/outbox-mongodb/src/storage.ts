@@ -33,7 +33,7 @@ import {
 } from './schema.ts'
 import { assertMs, assertStorable, LIMIT_BYTES } from './storable.ts'
 import { assertOpen, MAJORITY, transact, within } from './transaction.ts'
-import { watchInserts } from './watch.ts'
+import { InsertWatch } from './watch.ts'
 import { OutcomeWriter } from './write.ts'
 
 // Whatever the user's client is set to: leases and claims are read where they were written, and come out as plain values.
@@ -71,7 +71,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
     this.#events = this.#db.collection(names.events)
     this.#payloads = this.#db.collection(names.payloads)
     this.#writer = new OutcomeWriter(this.#events, this.#payloads)
-    if (watch) this.listen = async (wake) => watchInserts(this.#events, client.options, wake)
+    if (watch) this.listen = (wake) => this.#watch(wake)
   }
 
   async initialize(): Promise<void> {
@@ -172,6 +172,12 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   }
 
   async close(): Promise<void> {}
+
+  async #watch(wake: () => void): Promise<() => Promise<void>> {
+    const watch = new InsertWatch(this.client, this.#db, this.#names.events, wake)
+    await mapped(watch.start())
+    return () => watch.end()
+  }
 
   /** What makes an operation part of a transaction, if there is one. */
   #inside(tx: Session | undefined): object {

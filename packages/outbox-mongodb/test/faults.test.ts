@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { Collection, MongoClient } from 'mongodb'
 import {
-  OutboxEventBus,
   StorageError,
   TransactionClosedError,
   TransactionTimeoutError,
@@ -11,22 +10,10 @@ import { until } from 'outbox-core/testing'
 import { describe, expect, test, vi } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { MongoDBOutbox } from '../src/index.ts'
-import { cleanups, completing, event, opened, outcome } from './opened.ts'
+import { cleanups, completing, event, opened, outcome, takesFailpoints } from './opened.ts'
 
 const url = serverUrl()
 const failpoints = url !== undefined && (await takesFailpoints(url))
-if (url && !failpoints) {
-  console.error('!!! NOT TESTED: faults of MongoDB; start mongod with --setParameter enableTestCommands=1')
-}
-
-async function takesFailpoints(server: string): Promise<boolean> {
-  const client = new MongoClient(server)
-  const answer = client.db('admin').command({ configureFailPoint: 'failCommand', mode: 'off' })
-  return answer
-    .then(() => true)
-    .catch(() => false)
-    .finally(() => client.close()) // prettier-ignore
-}
 
 describe.skipIf(!failpoints)('MongoDB, failing', () => {
   test('the callback runs again after a passing error, and nothing is written twice', async () => {
@@ -235,68 +222,6 @@ describe.skipIf(!failpoints)('MongoDB, failing', () => {
     })
     await expect(aborted).rejects.toThrow(TransactionClosedError)
     expect(await db.collection('outbox_events').countDocuments()).toBe(0)
-  })
-
-  test('a change stream that broke is opened again', async () => {
-    const { database, bus, failing } = await opened()
-    const client = new MongoClient(url ?? '', { appName: database })
-    cleanups.push(() => client.close())
-    const watching = new MongoDBOutbox(client, { database, watch: true, logger: false })
-    const sleepy = new OutboxEventBus(watching, { poll: { min: '1h', max: '1h' } })
-    let handled = 0
-    sleepy.on('a', () => {
-      handled++
-    })
-    await sleepy.start()
-    // Emits until the stream is open: nothing tells when it is.
-    await until(async () => {
-      await bus.emit('a', {})
-      return handled > 0
-    })
-    await failing(['getMore', 'aggregate'], 2, { errorCode: 8_000 })
-    await new Promise((resolve) => setTimeout(resolve, 1_500))
-    const before = handled
-    await until(async () => {
-      await bus.emit('a', {})
-      return handled > before
-    }, 20_000)
-    await sleepy.stop()
-  })
-
-  test.each([{}, { socketTimeoutMS: 1_000 }])(
-    'a change stream on which nothing happens asks seldom, and is not broken: %o',
-    async (clientOptions) => {
-      const { client, outbox, bus, during } = await opened({ watch: true }, clientOptions)
-      let failed = 0
-      client.on('commandFailed', () => failed++)
-      let woken = 0
-      const end = await outbox.storage.listen?.(() => woken++)
-      await until(async () => {
-        await bus.emit('a', {})
-        return woken > 0
-      })
-      // What was emitted meanwhile is still answered.
-      await new Promise((resolve) => setTimeout(resolve, 500))
-      const asked = await during(() => new Promise((resolve) => setTimeout(resolve, 2_600)))
-      expect(failed).toBe(0)
-      // Half of what the client waits for an answer.
-      expect(asked.length).toBeLessThanOrEqual(clientOptions.socketTimeoutMS ? 6 : 1)
-      expect(new Set(asked).size).toBeLessThanOrEqual(1)
-      await end?.()
-    },
-  )
-
-  test('a change stream of a client that was closed under it harms nobody, and ends', async () => {
-    const { client, outbox } = await opened({ watch: true })
-    let woken = 0
-    const end = await outbox.storage.listen?.(() => woken++)
-    await client.close()
-    // Long enough for the stream to be opened again.
-    await new Promise((resolve) => setTimeout(resolve, 1_500))
-    await end?.()
-    const before = woken
-    await new Promise((resolve) => setTimeout(resolve, 1_200))
-    expect(woken).toBe(before)
   })
 
   test('a closed client fails with a typed error that no waiting mends', async () => {

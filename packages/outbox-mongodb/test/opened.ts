@@ -75,3 +75,16 @@ export function event(id: string, changes: Partial<NewEvent> = {}): NewEvent {
 export function completing(leases: readonly { readonly id: string; readonly attempt: number }[]): Outcome[] {
   return leases.map(({ id, attempt }) => outcome({ settle: { kind: 'complete', id, attempt, keepMs: 0 } }))
 }
+
+/** Whether the server can be made to fail; says so where it can't. */
+export async function takesFailpoints(url: string): Promise<boolean> {
+  const client = new MongoClient(url)
+  const answer = client.db('admin').command({ configureFailPoint: 'failCommand', mode: 'off' })
+  const takes = await answer
+    .then(() => true)
+    .catch(() => false)
+    .finally(() => client.close())
+  if (!takes)
+    console.error('!!! NOT TESTED: faults of MongoDB; start mongod with --setParameter enableTestCommands=1')
+  return takes
+}
