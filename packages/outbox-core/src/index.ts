@@ -55,6 +55,7 @@ export type {
   StepCompleted,
 } from './saga/lifecycle.ts'
 export { RoutingSlip, routingSlip } from './saga/routing-slip.ts'
+export { assertKnownSchema, NewerSchemaError } from './schema-version.ts'
 export { type Change, changeBy } from './settlement.ts'
 export type {
   DeadCursor,
