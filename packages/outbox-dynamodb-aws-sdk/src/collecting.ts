@@ -1,6 +1,7 @@
-import { GetCommand } from '@aws-sdk/lib-dynamodb'
+import { GetItemCommand } from '@aws-sdk/client-dynamodb'
 import { ForeignTransactionError, type Outcome, type OutcomeResult } from 'outbox-core'
-import { type DocumentClient, plain, send } from './client.ts'
+import { type Attributes, attributes, plain } from './attributes.ts'
+import { type DocumentClient, send } from './client.ts'
 import { type EventItem, type Items, neededState } from './items.ts'
 import { parallel } from './parallel.ts'
 import type { Tables } from './schema.ts'
@@ -70,9 +71,13 @@ export class Collecting {
   }
 
   async #event(id: string): Promise<EventItem | undefined> {
-    const request = new GetCommand({ TableName: this.#table, Key: { id }, ConsistentRead: true })
-    const { Item } = await send<{ Item?: EventItem }>(this.#client, request)
-    return Item && plain(Item)
+    const request = new GetItemCommand({
+      TableName: this.#table,
+      Key: attributes({ id }),
+      ConsistentRead: true,
+    })
+    const { Item } = await send<{ Item?: Attributes }>(this.#client, request)
+    return Item && plain<EventItem>(Item)
   }
 }
 

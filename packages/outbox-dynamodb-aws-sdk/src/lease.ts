@@ -1,6 +1,7 @@
-import { UpdateCommand } from '@aws-sdk/lib-dynamodb'
+import { UpdateItemCommand } from '@aws-sdk/client-dynamodb'
 import type { Lease } from 'outbox-core'
-import { type DocumentClient, plain, send } from './client.ts'
+import { type Attributes, attributes, plain } from './attributes.ts'
+import { type DocumentClient, send } from './client.ts'
 import { ifConditionHolds } from './errors.ts'
 import type { EventItem } from './items.ts'
 import { attempted, parallel } from './parallel.ts'
@@ -42,13 +43,13 @@ export class Leases {
   /** Makes leases last until then; says of each whether it was still held. */
   extend(leases: readonly Lease[], until: number): Promise<readonly boolean[]> {
     return parallel(leases, async ({ id, attempt }) => {
-      const request = new UpdateCommand({
+      const request = new UpdateItemCommand({
         TableName: this.#table,
-        Key: { id },
+        Key: attributes({ id }),
         UpdateExpression: 'SET visible = :until',
         ConditionExpression: '#state = :leased AND attempt = :attempt',
         ExpressionAttributeNames: { '#state': 'state' },
-        ExpressionAttributeValues: { ':until': until, ':leased': 'leased', ':attempt': attempt },
+        ExpressionAttributeValues: attributes({ ':until': until, ':leased': 'leased', ':attempt': attempt }),
       })
       return (await ifConditionHolds(send(this.#client, request).then(() => true))) ?? false
     })
@@ -56,29 +57,34 @@ export class Leases {
 
   /** Moves the end of a completed event's retention; nothing happens to any other. */
   async keep(id: string, until: number): Promise<void> {
-    const request = new UpdateCommand({
+    const request = new UpdateItemCommand({
       TableName: this.#table,
-      Key: { id },
+      Key: attributes({ id }),
       UpdateExpression: 'SET closed_at = :until',
       ConditionExpression: '#state = :done',
       ExpressionAttributeNames: { '#state': 'state' },
-      ExpressionAttributeValues: { ':until': until, ':done': 'done' },
+      ExpressionAttributeValues: attributes({ ':until': until, ':done': 'done' }),
     })
     await ifConditionHolds(send(this.#client, request))
   }
 
   /** Undefined when someone else has taken or settled the event since the index was read. */
   async #takeOne({ id, visible }: DueEvent, until: number): Promise<EventItem | undefined> {
-    const request = new UpdateCommand({
+    const request = new UpdateItemCommand({
       TableName: this.#table,
-      Key: { id },
+      Key: attributes({ id }),
       UpdateExpression: 'SET #state = :leased, visible = :until, attempt = attempt + :one',
       ConditionExpression: 'visible = :visible AND attribute_exists(due_shard)',
       ExpressionAttributeNames: { '#state': 'state' },
-      ExpressionAttributeValues: { ':leased': 'leased', ':until': until, ':one': 1, ':visible': visible },
+      ExpressionAttributeValues: attributes({
+        ':leased': 'leased',
+        ':until': until,
+        ':one': 1,
+        ':visible': visible,
+      }),
       ReturnValues: 'ALL_NEW',
     })
-    const answer = await ifConditionHolds(send<{ Attributes: EventItem }>(this.#client, request))
-    return answer && plain(answer.Attributes)
+    const answer = await ifConditionHolds(send<{ Attributes: Attributes }>(this.#client, request))
+    return answer && plain<EventItem>(answer.Attributes)
   }
 }

@@ -1,6 +1,7 @@
-import { GetCommand } from '@aws-sdk/lib-dynamodb'
+import { GetItemCommand } from '@aws-sdk/client-dynamodb'
 import { CorruptPayloadError } from 'outbox-core'
-import { type DocumentClient, plain, send } from './client.ts'
+import { type Attributes, attributes, plain } from './attributes.ts'
+import { type DocumentClient, send } from './client.ts'
 import { type PayloadItem, partId } from './items.ts'
 import { parallel } from './parallel.ts'
 import type { Tables } from './schema.ts'
@@ -50,13 +51,13 @@ export class Payloads {
   }
 
   async #part(id: string, part: number, only?: string): Promise<PayloadItem | undefined> {
-    const request = new GetCommand({
+    const request = new GetItemCommand({
       TableName: this.#table,
-      Key: { id: partId(id, part) },
+      Key: attributes({ id: partId(id, part) }),
       ConsistentRead: true,
       ...(only !== undefined && { ProjectionExpression: only }),
     })
-    const { Item } = await send<{ Item?: PayloadItem }>(this.#client, request)
-    return Item && plain(Item)
+    const { Item } = await send<{ Item?: Attributes }>(this.#client, request)
+    return Item && plain<PayloadItem>(Item)
   }
 }

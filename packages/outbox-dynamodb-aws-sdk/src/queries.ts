@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { BatchGetCommand, QueryCommand, type QueryCommandInput } from '@aws-sdk/lib-dynamodb'
+import { BatchGetItemCommand, QueryCommand, type QueryCommandInput } from '@aws-sdk/client-dynamodb'
 import { type DeadCursor, type DeadQuery, StorageError, type StorageStats } from 'outbox-core'
-import { type DocumentClient, plain, send } from './client.ts'
+import { type Attributes, attributes, plain } from './attributes.ts'
+import { type DocumentClient, send } from './client.ts'
 import { doneIn, type EventItem } from './items.ts'
 import { parallel, whatSucceeds } from './parallel.ts'
 import { CLOSED_INDEX, DUE_INDEX, EXPIRY_INDEX, type Tables } from './schema.ts'
@@ -31,10 +32,10 @@ interface DeadItems {
 interface Page<Item> {
   readonly Items?: readonly Item[]
   readonly Count?: number
-  readonly LastEvaluatedKey?: Record<string, unknown>
+  readonly LastEvaluatedKey?: Attributes
 }
 
-type Values = Record<string, unknown>
+type Values = Record<string, string | number>
 
 // BatchGetItem takes no more keys.
 const BATCH = 100
@@ -78,7 +79,7 @@ export class Queries {
         TableName: this.#tables.payloads,
         IndexName: EXPIRY_INDEX,
         KeyConditionExpression: 'expiry_shard = :shard AND expires_ms <= :now',
-        ExpressionAttributeValues: { ':shard': shard, ':now': now },
+        ExpressionAttributeValues: attributes({ ':shard': shard, ':now': now }),
       }),
       ({ expires_ms }) => expires_ms,
       limit,
@@ -90,7 +91,7 @@ export class Queries {
   async dead({ limit, ids, type, after }: DeadQuery): Promise<DeadItems> {
     if (ids) return this.#deadById(ids, type, after, limit)
     const events: EventItem[] = []
-    let start: Values | undefined = after && { id: after[1], closed: 'dead', closed_at: after[0] }
+    let start = after && attributes({ id: after[1], closed: 'dead', closed_at: after[0] })
     do {
       const more = { Limit: limit - events.length, ...(start && { ExclusiveStartKey: start }) }
       const page = await this.#page<ClosedEvent>(this.#closed('dead'), more)
@@ -98,7 +99,9 @@ export class Queries {
       events.push(...found.filter((event) => isDead(event, type)))
       start = page.LastEvaluatedKey
     } while (start && events.length < limit)
-    return { events, ...(start && { next: [Number(start['closed_at']), String(start['id'])] }) }
+    if (!start) return { events }
+    const { closed_at, id } = plain<ClosedEvent>(start)
+    return { events, next: [closed_at, id] }
   }
 
   async stats(now: number): Promise<StorageStats> {
@@ -131,11 +134,11 @@ export class Queries {
   /** Whole events, in the order of their ids. */
   async #events(ids: readonly string[]): Promise<readonly EventItem[]> {
     const found = new Map<string, EventItem>()
-    let keys: Record<string, unknown>[] = [...new Set(ids)].map((id) => ({ id }))
+    let keys: Attributes[] = [...new Set(ids)].map((id) => attributes({ id }))
     for (let tries = 0; keys.length > 0; ) {
       const asked = keys.slice(0, BATCH)
       const { events, left } = await this.#batch(asked)
-      for (const event of events) found.set(event.id, plain(event))
+      for (const event of events) found.set(event.id, event)
       keys = [...left, ...keys.slice(BATCH)]
       // Throttled, the table answers a part of them, or none.
       tries = left.length < asked.length ? 0 : tries + 1
@@ -152,16 +155,17 @@ export class Queries {
     return ids.flatMap((id) => found.get(id) ?? [])
   }
 
-  async #batch(
-    keys: Record<string, unknown>[],
-  ): Promise<{ events: readonly EventItem[]; left: readonly Record<string, unknown>[] }> {
+  async #batch(keys: Attributes[]): Promise<{ events: readonly EventItem[]; left: readonly Attributes[] }> {
     const table = this.#tables.events
     const request = { RequestItems: { [table]: { Keys: keys, ConsistentRead: true } } }
     const { Responses = {}, UnprocessedKeys = {} } = await send<{
-      Responses?: Record<string, EventItem[]>
-      UnprocessedKeys?: Record<string, { Keys?: Record<string, unknown>[] }>
-    }>(this.#client, new BatchGetCommand(request))
-    return { events: Responses[table] ?? [], left: UnprocessedKeys[table]?.Keys ?? [] }
+      Responses?: Record<string, Attributes[]>
+      UnprocessedKeys?: Record<string, { Keys?: Attributes[] }>
+    }>(this.#client, new BatchGetItemCommand(request))
+    return {
+      events: (Responses[table] ?? []).map(plain<EventItem>),
+      left: UnprocessedKeys[table]?.Keys ?? [],
+    }
   }
 
   /** The first of each shard, by time. One shard that is throttled does not keep the others' waiting. */
@@ -182,7 +186,7 @@ export class Queries {
       TableName: this.#tables.events,
       IndexName: DUE_INDEX,
       KeyConditionExpression: `due_shard = :shard AND visible ${comparison} :now`,
-      ExpressionAttributeValues: { ':shard': shard, ':now': now },
+      ExpressionAttributeValues: attributes({ ':shard': shard, ':now': now }),
     }
   }
 
@@ -192,7 +196,10 @@ export class Queries {
       ...query,
       FilterExpression: '#state = :leased',
       ExpressionAttributeNames: { '#state': 'state' },
-      ExpressionAttributeValues: { ...query.ExpressionAttributeValues, ':leased': 'leased' },
+      ExpressionAttributeValues: {
+        ...query.ExpressionAttributeValues,
+        ...attributes({ ':leased': 'leased' }),
+      },
     }
   }
 
@@ -201,13 +208,13 @@ export class Queries {
       TableName: this.#tables.events,
       IndexName: CLOSED_INDEX,
       KeyConditionExpression: `closed = :closed${condition}`,
-      ExpressionAttributeValues: { ':closed': where, ...values },
+      ExpressionAttributeValues: attributes({ ':closed': where, ...values }),
     }
   }
 
   async #count(query: QueryCommandInput): Promise<number> {
     let count = 0
-    let start: Record<string, unknown> | undefined
+    let start: Attributes | undefined
     do {
       const page = await this.#page(query, { Select: 'COUNT', ...(start && { ExclusiveStartKey: start }) })
       count += page.Count ?? 0
@@ -217,12 +224,11 @@ export class Queries {
   }
 
   async #page<Item>(query: QueryCommandInput, more: Partial<QueryCommandInput>): Promise<Page<Item>> {
-    const page = await send<Page<Item>>(this.#client, new QueryCommand({ ...query, ...more }))
-    return {
-      ...page,
-      ...(page.Items && { Items: page.Items.map(plain) }),
-      ...(page.LastEvaluatedKey && { LastEvaluatedKey: plain(page.LastEvaluatedKey) }),
-    }
+    const { Items, ...page } = await send<Page<Attributes>>(
+      this.#client,
+      new QueryCommand({ ...query, ...more }),
+    )
+    return { ...page, ...(Items && { Items: Items.map(plain<Item>) }) }
   }
 }
 

@@ -19,6 +19,21 @@ const CLIENTS: [string, TranslateConfig][] = [
     'gets numbers as BigInt',
     { unmarshallOptions: { wrapNumbers: ((text: string) => BigInt(text)) as Wrap } },
   ],
+  ['gets numbers as text', { unmarshallOptions: { wrapNumbers: ((text: string) => text) as Wrap } }],
+  [
+    'gets numbers as objects of its own',
+    { unmarshallOptions: { wrapNumbers: ((text: string) => ({ text })) as Wrap } },
+  ],
+  [
+    'has every option set',
+    {
+      marshallOptions: {
+        ...{ convertEmptyValues: true, removeUndefinedValues: false, convertClassInstanceToMap: true },
+        ...{ convertTopLevelContainer: true, allowImpreciseNumbers: true },
+      },
+      unmarshallOptions: { wrapNumbers: true, convertWithoutMapWrapper: true },
+    },
+  ],
 ]
 
 describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {

@@ -244,13 +244,13 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
     for (const { id, attempt } of await storage.lease(3, 60_000)) {
       await storage.write([outcome({ settle: { kind: 'bury', id, attempt, error: 'because' } })])
     }
-    type Asked = { [table: string]: { Keys: object[] } }
+    type Asked = { [table: string]: { Keys: { id: { S: string } }[] } }
     const leaveOut = (answered: number) =>
       answer('BatchGetCommand', async ({ RequestItems }, through) => {
         const { Keys } = (RequestItems as Asked)[tables.events] ?? { Keys: [] }
-        const { Responses } = (await through()) as { Responses: Record<string, { id: string }[]> }
-        const left = Keys.slice(answered) as { id: string }[]
-        const found = Responses[tables.events]?.filter(({ id }) => !left.some((key) => key.id === id))
+        const { Responses } = (await through()) as { Responses: Record<string, { id: { S: string } }[]> }
+        const left = Keys.slice(answered)
+        const found = Responses[tables.events]?.filter(({ id }) => !left.some((key) => key.id.S === id.S))
         return { Responses: { [tables.events]: found }, UnprocessedKeys: { [tables.events]: { Keys: left } } }
       })
     for (const answered of [1, 0, 1]) leaveOut(answered)

@@ -1,8 +1,14 @@
 import { randomUUID } from 'node:crypto'
-import { DeleteTableCommand, DynamoDBClient, type DynamoDBClientConfig } from '@aws-sdk/client-dynamodb'
+import {
+  type AttributeValue,
+  DeleteTableCommand,
+  DynamoDBClient,
+  type DynamoDBClientConfig,
+} from '@aws-sdk/client-dynamodb'
 import { DynamoDBDocumentClient, type TranslateConfig } from '@aws-sdk/lib-dynamodb'
 import { type Lease, type NewEvent, OutboxEventBus, type Outcome } from 'outbox-core'
 import { afterEach, inject } from 'vitest'
+import { plain } from '../src/attributes.ts'
 import { DynamoDBAwsSdkOutbox, type DynamoDBAwsSdkOutboxOptions } from '../src/index.ts'
 
 /** What a test has to undo, done last first when it ends. */
@@ -11,7 +17,7 @@ afterEach(async () => {
   for (const cleanup of cleanups.splice(0).toReversed()) await cleanup()
 })
 
-/** Answers a request instead of DynamoDB, or lets it through; gets what was sent. */
+/** Answers a request instead of DynamoDB, or lets it through; gets what was sent, key and values as they are in JavaScript. */
 type Answer = (input: Record<string, unknown>, through: () => Promise<unknown>) => unknown
 
 export interface Opened {
@@ -55,7 +61,7 @@ export async function opened(
   client.middlewareStack.add(
     (next, context) => async (args) => {
       const command = String(context.commandName).replace(/Items?Command$/, 'Command')
-      const input = args.input as Record<string, unknown>
+      const input = readable(args.input)
       requests.push(command)
       const index = answers.findIndex(({ name, only }) => name === command && only(input))
       if (index === -1) return next(args)
@@ -93,6 +99,21 @@ export async function opened(
       )
     },
   }
+}
+
+/** The input of a command, its key and its values out of DynamoDB's own form where they are in it. */
+function readable(input: object): Record<string, unknown> {
+  const { Key, ExpressionAttributeValues } = input as Record<string, Record<string, unknown> | undefined>
+  return {
+    ...input,
+    ...(Key && { Key: unmarshalled(Key) }),
+    ...(ExpressionAttributeValues && { ExpressionAttributeValues: unmarshalled(ExpressionAttributeValues) }),
+  }
+}
+
+function unmarshalled(values: Record<string, unknown>): Record<string, unknown> {
+  const inForm = Object.values(values).every((value) => typeof value === 'object' && value !== null)
+  return inForm ? plain(values as Record<string, AttributeValue>) : values
 }
 
 /** An error as the SDK makes it. */
