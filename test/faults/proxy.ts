@@ -43,10 +43,12 @@ export class FaultyNetwork {
   /**
    * Resets the connection that next sends what matches, when the server answers it: it is done, and nobody knows.
    * Resolves once such an answer was there and was not handed on.
+   *
+   * @param meanwhile done when it is answered, before the connection is reset
    */
-  async cutAnswer(command: RegExp): Promise<void> {
+  async cutAnswer(command: RegExp, meanwhile?: () => Promise<unknown>): Promise<void> {
     await new Promise<void>((cut) => {
-      this.#wire.wanted = { command, cut }
+      this.#wire.wanted = { command, cut, meanwhile }
     })
   }
 
@@ -64,6 +66,7 @@ interface Wire {
 interface Wanted {
   readonly command: RegExp
   readonly cut: () => void
+  readonly meanwhile?: (() => Promise<unknown>) | undefined
 }
 
 /** One connection through the proxy. */
@@ -75,13 +78,14 @@ class Link {
   #tail = ''
   /** Set from the moment the command has gone to the server until its answer comes back. */
   #asked: Wanted | undefined
+  #answered = false
 
   constructor(client: Socket, server: Socket, wire: Wire, closed: () => void) {
     this.#client = client
     this.#server = server
     this.#wire = wire
     client.on('data', (chunk) => this.#forward(chunk))
-    server.on('data', (chunk) => this.#answer(chunk))
+    server.on('data', (chunk) => void this.#answer(chunk))
     for (const [socket, other] of [[client, server] as const, [server, client] as const]) {
       socket.setNoDelay(true)
       socket.on('error', () => {})
@@ -113,14 +117,16 @@ class Link {
     this.#server.write(chunk)
   }
 
-  #answer(chunk: Buffer): void {
-    if (this.frozen) return
+  async #answer(chunk: Buffer): Promise<void> {
+    if (this.frozen || this.#answered) return
     if (!this.#asked) {
       this.#client.write(chunk)
       return
     }
-    const { cut } = this.#asked
+    this.#answered = true
+    const { cut, meanwhile } = this.#asked
     this.#asked = undefined
+    if (meanwhile) await meanwhile()
     this.#client.resetAndDestroy()
     // What it has received already it may finish.
     this.#server.end()

@@ -77,6 +77,12 @@ export function mayBeWritten(error: AwsError): boolean {
   return isUnanswered(error) || httpStatusCode >= 500 || error.name === 'InternalServerError'
 }
 
+/** Whether a try of the SDK's that failed like this may have been carried out. */
+export function mayHaveArrived({ code, $metadata }: AwsError): boolean {
+  const status = $metadata?.httpStatusCode ?? 0
+  return (status < 400 || status >= 500) && !NEVER_SENT.test(code ?? '')
+}
+
 /** Whether an index of the outbox is not there. */
 export function isIndexMissing({ name, message }: AwsError): boolean {
   return name === 'ValidationException' && INDEX_MISSING.test(message)

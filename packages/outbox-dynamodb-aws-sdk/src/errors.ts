@@ -1,4 +1,5 @@
 import { NotInitializedError, OutboxError, StorageError, toError, UnknownOutcomeError } from 'outbox-core'
+import type { Attributes } from './attributes.ts'
 import {
   type AwsError,
   type CancellationReason,
@@ -24,10 +25,10 @@ export function cancellationOf(error: unknown): Cancellation | undefined {
 }
 
 /** Whether a condition on the item was not met; with what is there, when it was asked for. */
-export function failedCondition(error: unknown): Readonly<Record<string, unknown>> | undefined {
+export function failedCondition(error: unknown): Attributes | undefined {
   const { name } = toError(error)
   if (name !== 'ConditionalCheckFailedException') return undefined
-  return (error as { Item?: Readonly<Record<string, unknown>> }).Item ?? {}
+  return (error as { Item?: Attributes }).Item ?? {}
 }
 
 /** What the SDK threw, as an error of this library. */

@@ -37,6 +37,9 @@ export interface EventItem {
   readonly closed?: string
   readonly closed_at?: number
   readonly error?: string
+  /** Of the request that leased it last, and of the one that settled it last without being part of a transaction. */
+  readonly lease_mark?: string
+  readonly settle_mark?: string
 }
 
 /** A payload's item, or one part of it. Each put has its own token, so that parts of two puts never mix. */
@@ -98,7 +101,27 @@ export class Items {
     }
   }
 
-  /** Deletes or changes an event that is held with exactly this attempt number. @throws StorageError */
+  /**
+   * Deletes or changes an event that is held with exactly this attempt number; leaves the mark in what it changes, and says
+   * what is there when it can't.
+   *
+   * @throws StorageError
+   */
+  settleAlone(settle: Settlement, mark: string): TransactItem {
+    const { Update, Delete } = this.settle(settle)
+    const refusal = { ReturnValuesOnConditionCheckFailure: 'ALL_OLD' } as const
+    if (!Update) return { Delete: { ...(Delete as Delete), ...refusal } }
+    return {
+      Update: {
+        ...Update,
+        ...refusal,
+        UpdateExpression: Update.UpdateExpression?.replace(/^SET /, 'SET settle_mark = :mark, '),
+        ExpressionAttributeValues: { ...Update.ExpressionAttributeValues, ':mark': mark },
+      },
+    }
+  }
+
+  /** The same in a transaction. @throws StorageError */
   settle(settle: Settlement): TransactItem {
     const held = {
       TableName: this.#tables.events,

@@ -2,10 +2,11 @@ import { UpdateItemCommand } from '@aws-sdk/client-dynamodb'
 import type { Lease } from 'outbox-core'
 import { type Attributes, attributes, plain } from './attributes.ts'
 import { type DocumentClient, send } from './client.ts'
-import { ifConditionHolds } from './errors.ts'
+import { failedCondition, ifConditionHolds } from './errors.ts'
 import type { EventItem } from './items.ts'
 import { attempted, parallel } from './parallel.ts'
 import type { DueEvent, Queries } from './queries.ts'
+import { newMark } from './repeats.ts'
 import type { Tables } from './schema.ts'
 
 /** Takes events and keeps them, each by an update on a condition of its own. */
@@ -68,12 +69,17 @@ export class Leases {
     await ifConditionHolds(send(this.#client, request))
   }
 
-  /** Undefined when someone else has taken or settled the event since the index was read. */
+  /**
+   * Undefined when someone else has taken or settled the event since the index was read. When it was this very request,
+   * sent by the driver before, the event is ours.
+   */
   async #takeOne({ id, visible }: DueEvent, until: number): Promise<EventItem | undefined> {
+    const mark = newMark()
     const request = new UpdateItemCommand({
       TableName: this.#table,
       Key: attributes({ id }),
-      UpdateExpression: 'SET #state = :leased, visible = :until, attempt = attempt + :one',
+      UpdateExpression:
+        'SET #state = :leased, visible = :until, attempt = attempt + :one, lease_mark = :mark',
       ConditionExpression: 'visible = :visible AND attribute_exists(due_shard)',
       ExpressionAttributeNames: { '#state': 'state' },
       ExpressionAttributeValues: attributes({
@@ -81,10 +87,20 @@ export class Leases {
         ':until': until,
         ':one': 1,
         ':visible': visible,
+        ':mark': mark,
       }),
       ReturnValues: 'ALL_NEW',
+      ReturnValuesOnConditionCheckFailure: 'ALL_OLD',
     })
-    const answer = await ifConditionHolds(send<{ Attributes: Attributes }>(this.#client, request))
-    return answer && plain<EventItem>(answer.Attributes)
+    try {
+      const answer = await send<{ Attributes: Attributes }>(this.#client, request)
+      return plain<EventItem>(answer.Attributes)
+    } catch (error) {
+      const found = failedCondition(error)
+      if (!found) throw error
+      const event = plain<Partial<EventItem>>(found)
+      // A version that knows no marks leaves one that is no longer true.
+      return event.lease_mark === mark && event.visible === until ? (event as EventItem) : undefined
+    }
   }
 }

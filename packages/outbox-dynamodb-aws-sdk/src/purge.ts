@@ -1,9 +1,10 @@
 import { DeleteCommand, type DeleteCommandInput } from '@aws-sdk/lib-dynamodb'
 import { type DocumentClient, send } from './client.ts'
-import { ifConditionHolds } from './errors.ts'
+import { failedCondition } from './errors.ts'
 import { isPart } from './items.ts'
 import { parallel } from './parallel.ts'
 import type { Queries } from './queries.ts'
+import { watchRepeats } from './repeats.ts'
 import type { Tables } from './schema.ts'
 
 /** Deletes what has had its time, each item only if that is still so. */
@@ -47,9 +48,21 @@ export class Purge {
 
   /** Deletes the items that the condition holds for; returns their ids. */
   async #delete(ids: readonly string[], where: Omit<DeleteCommandInput, 'Key'>): Promise<readonly string[]> {
-    const deleted = await parallel(ids, (id) =>
-      ifConditionHolds(send(this.#client, new DeleteCommand({ ...where, Key: { id } })).then(() => true)),
-    )
+    const deleted = await parallel(ids, (id) => this.#deleteOne({ ...where, Key: { id } }))
     return ids.filter((_, index) => deleted[index])
+  }
+
+  /** Whether it was this that deleted the item, be it that the driver sent it twice. */
+  async #deleteOne(input: DeleteCommandInput): Promise<boolean> {
+    const command = new DeleteCommand({ ...input, ReturnValuesOnConditionCheckFailure: 'ALL_OLD' })
+    const isUnanswered = watchRepeats(command)
+    try {
+      await send(this.#client, command)
+      return true
+    } catch (error) {
+      const found = failedCondition(error)
+      if (!found) throw error
+      return isUnanswered() && found['id'] === undefined
+    }
   }
 }

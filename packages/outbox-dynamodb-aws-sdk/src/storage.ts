@@ -54,7 +54,7 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
     this.#createTables = options.createTables
     this.#payloads = new Payloads(client, tables)
     const items = new Items(tables, clock)
-    this.#writer = new OutcomeWriter(client, { tables, items, payloads: this.#payloads, chunks })
+    this.#writer = new OutcomeWriter(client, { tables, items, payloads: this.#payloads, chunks, clock })
     this.#collecting = new Collecting(client, { tables, items, writer: this.#writer })
     this.#queries = new Queries(client, tables)
     this.#leases = new Leases(client, tables, this.#queries)

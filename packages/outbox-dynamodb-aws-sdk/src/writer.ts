@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { DeleteCommand, PutCommand, TransactWriteCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb'
+import { TransactWriteCommand } from '@aws-sdk/lib-dynamodb'
 import {
+  type Clock,
   DuplicateEventError,
   LeaseLostError,
   type Outcome,
@@ -11,18 +12,14 @@ import {
 } from 'outbox-core'
 import { isPassingReason, isRefusedReason, mayPass } from './classification.ts'
 import { type DocumentClient, send } from './client.ts'
-import {
-  type Cancellation,
-  cancellationOf,
-  dynamoError,
-  dynamoWriteError,
-  failedCondition,
-} from './errors.ts'
+import { type Cancellation, cancellationOf, dynamoError, dynamoWriteError } from './errors.ts'
 import type { EventItem, Items } from './items.ts'
 import { assertSize, Identities } from './limits.ts'
 import { attempted } from './parallel.ts'
 import type { Payloads } from './payloads.ts'
+import { repeatWhileKnown } from './repeats.ts'
 import type { Tables } from './schema.ts'
+import { Settling } from './settling.ts'
 import type { TransactItem } from './transact-item.ts'
 import type { DynamoDBTransaction } from './transaction.ts'
 
@@ -31,25 +28,33 @@ const MOST_TRIES = 8
 const APPLIED: OutcomeResult = { status: 'applied' }
 const LOST: OutcomeResult = { status: 'lost' }
 
-/** Applies outcomes: one request each, a transaction where it holds several items. */
+/**
+ * Applies outcomes, each by one request that the driver may send twice: a transaction with a token that DynamoDB knows it
+ * by, or a settlement that recognizes itself. An event on its own is a transaction too: a plain put that is sent again
+ * after the event was handled would store it again, and nothing could tell.
+ */
 export class OutcomeWriter {
   readonly #client: DocumentClient
   readonly #items: Items
   readonly #payloads: Payloads
   readonly #chunks: boolean
   readonly #identities: Identities
+  readonly #clock: Clock
+  readonly #settling: Settling
   /** Results of calls that failed because of other outcomes. */
   readonly #results = new WeakMap<Outcome, OutcomeResult>()
 
   constructor(
     client: DocumentClient,
-    parts: { tables: Tables; items: Items; payloads: Payloads; chunks: boolean },
+    parts: { tables: Tables; items: Items; payloads: Payloads; chunks: boolean; clock: Clock },
   ) {
     this.#client = client
     this.#items = parts.items
     this.#payloads = parts.payloads
     this.#chunks = parts.chunks
     this.#identities = new Identities(client, parts.tables)
+    this.#clock = parts.clock
+    this.#settling = new Settling(client, parts.items)
   }
 
   /**
@@ -105,16 +110,16 @@ export class OutcomeWriter {
     return this.#chunks ? this.#payloads.parts(id) : 1
   }
 
-  async #apply({ settle, append, put, remove }: Outcome): Promise<OutcomeResult> {
+  async #apply(outcome: Outcome): Promise<OutcomeResult> {
+    const { settle, append, put, remove } = outcome
+    const alone = append.length + put.length + remove.length === 0
+    if (alone) return settle ? this.#settling.apply(outcome, settle) : APPLIED
     const items: TransactItem[] = [
       ...(settle ? [this.#items.settle(settle)] : []),
       ...append.map((event) => ({ Put: this.#items.append(event) })),
       ...put.flatMap((record) => this.#items.put(record).map((item) => ({ Put: item }))),
       ...(await this.#removals(remove)),
     ]
-    const [only] = items
-    if (!only) return APPLIED
-    if (items.length === 1) return this.#applyOne(only, append[0]?.fingerprint)
     assertSize(items)
     const canceled = await this.#transact(items)
     if (!canceled) return APPLIED
@@ -137,30 +142,15 @@ export class OutcomeWriter {
     return removals
   }
 
-  async #applyOne(
-    { Put, Update, Delete }: TransactItem,
-    fingerprint: string | null | undefined,
-  ): Promise<OutcomeResult> {
-    try {
-      if (Put) await send(this.#client, new PutCommand(Put as never))
-      if (Update) await send(this.#client, new UpdateCommand(Update as never))
-      if (Delete) await send(this.#client, new DeleteCommand(Delete as never))
-      return APPLIED
-    } catch (error) {
-      const found = failedCondition(error)
-      if (!found) throw dynamoWriteError(error)
-      if (!Put) return LOST
-      return fingerprint === null ? APPLIED : duplicate(found)
-    }
-  }
-
   /** Sends a transaction until it is written or cancelled for good. */
   async #transact(items: readonly TransactItem[]): Promise<Cancellation | undefined> {
     for (let tries = 1; ; tries++) {
       try {
         // A cancelled transaction has used up its token.
         const request = { TransactItems: [...items], ClientRequestToken: randomUUID() }
-        await send(this.#client, new TransactWriteCommand(request))
+        const command = new TransactWriteCommand(request)
+        repeatWhileKnown(command, this.#clock)
+        await send(this.#client, command)
         return undefined
       } catch (error) {
         const canceled = cancellationOf(error)

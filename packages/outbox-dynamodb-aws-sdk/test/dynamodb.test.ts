@@ -40,7 +40,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
   test('requests: emit 1, with a claim 1, settling a saga step 1, an idle poll one for each shard', async () => {
     const { outbox, bus, during } = await opened({ shards: 3 })
     const { storage } = outbox
-    expect(await during(() => bus.emit('a', {}))).toEqual(['PutCommand'])
+    expect(await during(() => bus.emit('a', {}))).toEqual(['TransactWriteCommand'])
     const [leased = { id: '', attempt: 0 }] = await storage.lease(1, 60_000)
     const step = completing(leased, {
       append: [event('next', { due: { inMs: 60_000 } })],

@@ -123,7 +123,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
       [awsError('ValidationException'), { code: 'OUTBOX_STORAGE', transient: false }],
     ]
     for (const [error, expected] of cases) {
-      fail('PutCommand', error)
+      fail('TransactWriteCommand', error)
       await expect(bus.emit('a', {})).rejects.toMatchObject(expected)
     }
   })

@@ -109,7 +109,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, refusing', () => {
     [awsError('ResourceNotFoundException', status(400)), { code: 'OUTBOX_NOT_INITIALIZED' }],
   ])('a write that fails with %s', async (error, expected) => {
     const { bus, fail } = await opened()
-    fail('PutCommand', error)
+    fail('TransactWriteCommand', error)
     await expect(bus.emit('a', {})).rejects.toMatchObject(expected)
   })
 
