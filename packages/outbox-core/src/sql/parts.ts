@@ -40,6 +40,24 @@ export class Parts {
     return `json_to_recordset(${this.parameter(JSON.stringify(rows))}::json) AS ${name} (${typed.join(', ')})`
   }
 
+  /**
+   * The same to look up other rows by their `id`: a table, and the condition. For many it names their ids as an array
+   * as well: a join might read the whole other table instead.
+   */
+  lookup(
+    name: string,
+    columns: Columns,
+    rows: readonly Row[],
+    id: string,
+  ): { readonly table: string; readonly found: string } {
+    const own = `${id} = ${name}.id`
+    const table = this.rows(name, columns, rows)
+    if (rows.length === 1) return { table, found: own }
+    const kept = `rows_of_${name}`
+    this.#parts.push(`${kept} AS MATERIALIZED (SELECT * FROM ${table})`)
+    return { table: `${kept} AS ${name}`, found: `${own} AND ${id} = ANY (ARRAY(SELECT id FROM ${kept}))` }
+  }
+
   #value(value: Row[string]): string {
     return typeof value === 'string' || typeof value === 'number'
       ? this.parameter(value)

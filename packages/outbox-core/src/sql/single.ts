@@ -3,7 +3,7 @@ import { addAnnouncement, isFingerprinted } from './append.ts'
 import { moment } from './moments.ts'
 import { Parts } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
-import { STATE, type Statement } from './statements.ts'
+import { isIn, STATE, type Statement } from './statements.ts'
 
 /** An outcome that settles nothing, or completes an event. */
 type Single = Outcome & { readonly settle?: Settlement & { readonly kind: 'complete' } }
@@ -38,7 +38,7 @@ function addRemoval(parts: Parts, { events }: PostgresTables, { id, attempt }: S
   parts.add(
     'removed',
     `DELETE FROM ${events} WHERE id = ${parts.parameter(id)}::text AND attempt = ${parts.parameter(attempt)}::int
-      AND state = ${STATE.leased} RETURNING 0 AS settled`,
+      AND ${isIn(STATE.leased)} RETURNING 0 AS settled`,
   )
   parts.returns('SELECT settled, NULL::text AS appended FROM removed')
 }

@@ -17,12 +17,30 @@ const CREATED_AT = `${milliseconds('created_at')} AS created_at`
 /** Rows at the places that a part has locked. An array, because a join might read the whole table instead. */
 const isAt = (part: string): string => `ctid = ANY (ARRAY(SELECT place FROM ${part}))`
 
+/**
+ * That a row is in a state, hidden from the planner: for a row that is asked for by its id it would else read the index
+ * of that state from end to end, whenever its statistics are from a time when hardly any row was in it.
+ */
+export const isIn = (state: string | number, of = ''): string => `(${of}state + 0) = ${state}`
+
+/** Text of rows' ids, as JSON, to look them up by: an array, for the same reason as `isAt`. */
+const isOneOf = (json: string): string => `= ANY (ARRAY(SELECT json_array_elements_text(${json}::json)))`
+
+/**
+ * At most so many, in the order of an index. The planner is not told how many: it would else sort all there are whenever
+ * its statistics are from a time when there were few.
+ */
+const atMost = (parameter: string): string => `LIMIT (SELECT ${parameter}::bigint)`
+
+// More than a table can have.
+const ALL = "'9223372036854775807'"
+
 /** Takes due events: the oldest ones that nobody else is taking just now. */
 export function leaseStatement({ events }: PostgresTables, limit: number, leaseMs: number): Statement {
   return {
     text: `WITH due AS MATERIALIZED (
         SELECT ctid AS place, id, visible_at AS due_at FROM ${events} WHERE state < 2 AND visible_at <= now()
-        ORDER BY visible_at, seq LIMIT $1::int FOR UPDATE SKIP LOCKED
+        ORDER BY visible_at, seq ${atMost('$1')} FOR UPDATE SKIP LOCKED
       ), leased AS (
         UPDATE ${events} SET state = ${STATE.leased}, attempt = attempt + 1,
           visible_at = now() + $2::float8 * interval '1 millisecond'
@@ -41,21 +59,23 @@ export function extendStatement(
   leases: readonly Lease[],
   leaseMs: number,
 ): Statement {
-  const isHeld = `e.id = l.id AND e.attempt = l.attempt AND e.state = ${STATE.leased}`
+  // With its own lock or offset it is looked up for each lease; as a join it might be the whole table for all.
+  const held = (apart: string): string => `(SELECT ctid AS place FROM ${events} AS e
+        WHERE e.id = l.id AND e.attempt = l.attempt AND ${isIn(STATE.leased, 'e.')} ${apart})`
   return {
     text: `WITH leases AS MATERIALIZED (SELECT * FROM json_to_recordset($1::json) AS l (id text, attempt int)),
       held AS MATERIALIZED (
-        SELECT e.ctid AS place FROM ${events} AS e JOIN leases AS l ON ${isHeld} FOR UPDATE OF e SKIP LOCKED
+        SELECT place FROM leases AS l CROSS JOIN LATERAL ${held('FOR UPDATE SKIP LOCKED')} AS held
       ), extended AS (
         UPDATE ${events} SET visible_at = now() + $2::float8 * interval '1 millisecond' WHERE ${isAt('held')}
-      ) SELECT id FROM leases AS l WHERE NOT EXISTS (SELECT FROM ${events} AS e WHERE ${isHeld})`,
+      ) SELECT id FROM leases AS l WHERE NOT EXISTS ${held('OFFSET 0')}`,
     parameters: [JSON.stringify(leases), leaseMs],
   }
 }
 
 export function fingerprintStatement({ events }: PostgresTables, ids: readonly string[]): Statement {
   return {
-    text: `SELECT id, fingerprint FROM ${events} WHERE id IN (SELECT value FROM json_array_elements_text($1::json))`,
+    text: `SELECT id, fingerprint FROM ${events} WHERE id ${isOneOf('$1')}`,
     parameters: [JSON.stringify(ids)],
   }
 }
@@ -64,7 +84,7 @@ export function fingerprintStatement({ events }: PostgresTables, ids: readonly s
 export function keepStatement({ events }: PostgresTables, id: string, keepMs: number): Statement {
   return {
     text: `UPDATE ${events} SET visible_at = now() + $2::float8 * interval '1 millisecond'
-      WHERE id = $1::text AND state = ${STATE.done}`,
+      WHERE id = $1::text AND ${isIn(STATE.done)}`,
     parameters: [id, keepMs],
   }
 }
@@ -80,7 +100,7 @@ export function payloadStatement({ payloads }: PostgresTables, id: string): Stat
 export function purgeStatement({ events, payloads }: PostgresTables, limit: number): Statement {
   const purged = (table: string, condition: string, since: string, most: string): string =>
     `DELETE FROM ${table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM ${table} WHERE ${condition} AND ${since} <= now()
-      ORDER BY ${since} LIMIT ${most}::int FOR UPDATE SKIP LOCKED)) RETURNING 1`
+      ORDER BY ${since} ${atMost(most)} FOR UPDATE SKIP LOCKED)) RETURNING 1`
   return {
     text: `WITH events AS (${purged(events, `state = ${STATE.done}`, 'visible_at', '$1')}),
       payloads AS (${purged(payloads, 'true', 'expires_at', '$2')})
@@ -89,43 +109,44 @@ export function purgeStatement({ events, payloads }: PostgresTables, limit: numb
   }
 }
 
+export interface DeadStatementQuery {
+  readonly limit: number
+  readonly ids: readonly string[] | undefined
+  readonly type: string | undefined
+  /** Microseconds since the epoch, and the number within them, of the last one seen. */
+  readonly diedAt: number
+  readonly seq: string
+}
+
+/** Dead letters in the order of their index; those of given ids by the ids. */
 export function deadStatement(
   { events }: PostgresTables,
-  query: {
-    limit: number
-    ids: readonly string[] | undefined
-    type: string | undefined
-    /** Microseconds since the epoch, and the number within them, of the last one seen. */
-    diedAt: number
-    seq: string
-  },
+  { limit, ids, type, diedAt, seq }: DeadStatementQuery,
 ): Statement {
+  const isAfter = "(died_at, seq) > (to_timestamp(0) + $1::bigint * interval '1 microsecond', $2::bigint)"
+  const among = ids
+    ? `${events} AS e WHERE id ${isOneOf('$5')} AND ${isIn(STATE.dead)} AND ${isAfter}`
+    : `(SELECT * FROM ${events} WHERE state = ${STATE.dead} AND ${isAfter} ORDER BY died_at, seq ${atMost(ALL)}) AS e WHERE true`
   return {
     text: `SELECT ${EVENT_COLUMNS}, ${CREATED_AT}, error, seq::text AS seq, (extract(epoch FROM died_at) * 1000000)::bigint::text AS died_at
-      FROM ${events} AS e
-      WHERE state = ${STATE.dead} AND (died_at, seq) > (to_timestamp(0) + $1::bigint * interval '1 microsecond', $2::bigint)
-        AND ($3::text IS NULL OR type = $3::text)
-        AND ($4::json IS NULL OR id IN (SELECT json_array_elements_text($4::json)))
-      ORDER BY e.died_at, e.seq LIMIT $5::int`,
-    parameters: [
-      query.diedAt,
-      query.seq,
-      query.type ?? null,
-      query.ids ? JSON.stringify(query.ids) : null,
-      query.limit,
-    ],
+      FROM ${among} AND ($3::text IS NULL OR type = $3::text)
+      ORDER BY e.died_at, e.seq ${atMost('$4')}`,
+    parameters: [diedAt, seq, type ?? null, limit, ...(ids ? [JSON.stringify(ids)] : [])],
   }
 }
 
 // Inside a transaction now() is when that began, before anything that it has written was due.
 export function statsStatement({ events }: PostgresTables): Statement {
+  const [isOpen, isDue] = ['state < 2', 'visible_at <= statement_timestamp()']
+  const count = (condition: string, order: string, only = 'true'): string =>
+    `(SELECT count(*) FILTER (WHERE ${only}) FROM (
+        SELECT state FROM ${events} WHERE ${condition} ORDER BY ${order} ${atMost(ALL)}) AS counted)::int`
   return {
-    text: `SELECT
-        (SELECT count(*) FROM ${events} WHERE state < 2 AND visible_at <= statement_timestamp())::int AS due,
-        (SELECT count(*) FROM ${events} WHERE state < 2 AND state = ${STATE.leased} AND visible_at > statement_timestamp())::int AS leased,
-        (SELECT count(*) FROM ${events} WHERE state = ${STATE.dead})::int AS dead,
-        (SELECT extract(epoch FROM statement_timestamp() - min(visible_at))::float8 * 1000 FROM ${events}
-          WHERE state < 2 AND visible_at <= statement_timestamp()) AS oldest`,
+    text: `SELECT ${count(`${isOpen} AND ${isDue}`, 'visible_at, seq')} AS due,
+        ${count(`${isOpen} AND NOT ${isDue}`, 'visible_at, seq', `state = ${STATE.leased}`)} AS leased,
+        ${count(`state = ${STATE.dead}`, 'died_at, seq')} AS dead,
+        (SELECT extract(epoch FROM statement_timestamp() - visible_at)::float8 * 1000 FROM ${events}
+          WHERE ${isOpen} AND ${isDue} ORDER BY visible_at, seq LIMIT 1) AS oldest`,
     parameters: [],
   }
 }

@@ -13,7 +13,7 @@ import { due, momentIn } from './moments.ts'
 import { Parts, type Row } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
 import { isSingle, singleStatement } from './single.ts'
-import { STATE, type Statement } from './statements.ts'
+import { isIn, STATE, type Statement } from './statements.ts'
 
 /** Writes outcomes in one statement, hence all or none: the cheapest that can. */
 export function writeStatement(
@@ -75,14 +75,14 @@ const EVENT_COLUMNS = {
 }
 const DUE_COLUMNS = { at: 'float8', delay: 'float8' }
 
-const HELD = 'e.id = s.id AND e.attempt = s.attempt AND e.state = s.needed'
+const held = (row: string): string => `e.attempt = ${row}.attempt AND ${isIn(`${row}.needed`, 'e.')}`
 
 function addLocks(parts: Parts, { events }: PostgresTables, outcomes: readonly Outcome[]): void {
   const rows = settlementsOf(outcomes).map(heldRow)
   parts.add(
     'settled',
-    `SELECT s.n FROM ${events} AS e JOIN ${parts.rows('s', HELD_COLUMNS, rows)}
-      ON ${HELD} FOR UPDATE OF e`,
+    `SELECT s.n FROM ${parts.rows('s', HELD_COLUMNS, rows)} CROSS JOIN LATERAL (
+      SELECT FROM ${events} AS e WHERE e.id = s.id AND ${held('s')} FOR UPDATE) AS locked`,
   )
 }
 
@@ -90,24 +90,24 @@ function addSettlements(parts: Parts, { events }: PostgresTables, outcomes: read
   const settlements = settlementsOf(outcomes)
   const removals = settlements.filter(({ settle }) => isRemoval(settle))
   const changes = settlements.filter(({ settle }) => !isRemoval(settle))
-  const condition = `${HELD} AND ${parts.applied('s', 'true')}`
   if (removals.length > 0) {
+    const { table, found } = parts.lookup('removing', HELD_COLUMNS, removals.map(heldRow), 'e.id')
     parts.add(
       'removed',
-      `DELETE FROM ${events} AS e
-      USING ${parts.rows('s', HELD_COLUMNS, removals.map(heldRow))}
-      WHERE ${condition} RETURNING s.n`,
+      `DELETE FROM ${events} AS e USING ${table}
+      WHERE ${found} AND ${held('removing')} AND ${parts.applied('removing', 'true')} RETURNING removing.n`,
     )
   }
   if (changes.length > 0) {
+    const { table, found } = parts.lookup('s', CHANGE_COLUMNS, changes.map(changeRow), 'e.id')
     parts.add(
       'changed',
       `UPDATE ${events} AS e SET state = s.becomes, error = coalesce(s.error, e.error),
         visible_at = clock_timestamp() + s.delay * interval '1 millisecond',
         uncounted = CASE s.pardon WHEN 1 THEN e.uncounted + 1 WHEN 2 THEN e.attempt ELSE e.uncounted END,
         died_at = CASE s.becomes WHEN ${STATE.dead} THEN clock_timestamp() END
-      FROM ${parts.rows('s', CHANGE_COLUMNS, changes.map(changeRow))}
-      WHERE ${condition} RETURNING s.n`,
+      FROM ${table}
+      WHERE ${found} AND ${held('s')} AND ${parts.applied('s', 'true')} RETURNING s.n`,
     )
   }
   if (settlements.length === 0) return
@@ -165,12 +165,8 @@ function addRemoves(parts: Parts, { payloads }: PostgresTables, outcomes: readon
     outcome.remove.map((id) => ({ id, ...condition(outcome, n) })),
   )
   if (rows.length === 0) return
-  parts.add(
-    'dropped',
-    `DELETE FROM ${payloads} AS p
-      USING ${parts.rows('r', { ...CONDITION_COLUMNS, id: 'text' }, rows)}
-      WHERE p.id = r.id AND ${parts.applied('r')}`,
-  )
+  const { table, found } = parts.lookup('r', { ...CONDITION_COLUMNS, id: 'text' }, rows, 'p.id')
+  parts.add('dropped', `DELETE FROM ${payloads} AS p USING ${table} WHERE ${found} AND ${parts.applied('r')}`)
 }
 
 /** What has to hold before anything else of an outcome is applied. */

@@ -1,0 +1,169 @@
+import { randomUUID } from 'node:crypto'
+import type { Lease, NewEvent, Settlement, Storage } from 'outbox-core'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type Costs, costsOf, type PlanMode } from '../../../test/postgres-costs.ts'
+import { serverUrl } from '../../../test/servers/provided.ts'
+import { nodePostgres } from './clients.ts'
+
+const url = serverUrl()
+
+/** Rows of one state, as a table of the time of its ANALYZE had nothing else. */
+const TIMES = {
+  'was empty': '',
+  'was vacuumed when all but empty': '',
+  'had due events only': "0, now() - n * interval '1 s', NULL",
+  'had events of the future only': "0, now() + n * interval '1 h', NULL",
+  'had leased events only': "1, now() + n * interval '1 ms', NULL",
+  'had done events only': "2, now() - n * interval '1 s', NULL",
+  'had dead letters only': "3, now() - n * interval '1 s', now() - n * interval '1 s'",
+  'had a few due events among done ones':
+    "CASE WHEN n < 50 THEN 0 ELSE 2 END, now() - n * interval '1 s', NULL",
+  'had a few dead letters among done ones':
+    "CASE WHEN n < 50 THEN 3 ELSE 2 END, now() - n * interval '1 s', now() - n * interval '1 s'",
+} as const
+
+describe.skipIf(url === undefined)(
+  'whatever the statistics say, a statement touches what it is asked for',
+  () => {
+    if (url === undefined) return
+    const schema = `statistics_${randomUUID().slice(0, 8)}`
+    const raw = new pg.Client(url)
+    let client: Awaited<ReturnType<typeof nodePostgres>>
+
+    beforeAll(async () => {
+      await raw.connect()
+      await raw.query(`CREATE SCHEMA ${schema}`)
+      client = await nodePostgres(url, schema, 1)
+      await client.outbox({ schema }).initialize()
+      for (const table of ['outbox_events', 'saga_store']) {
+        await raw.query(`ALTER TABLE ${schema}.${table} SET (autovacuum_enabled = false)`)
+      }
+      // Half of them done, the others due, leased and dead; half of the payloads expired.
+      await raw.query(`INSERT INTO ${schema}.outbox_events (id, type, body, headers, created_at, attempt, error, state, visible_at, died_at)
+      SELECT 'event-' || n, 'type', '{}', '{}', now(), 1, 'e', CASE n % 8 WHEN 0 THEN 0 WHEN 1 THEN 0 WHEN 2 THEN 1 WHEN 3 THEN 3 ELSE 2 END,
+        now() + CASE n % 8 WHEN 2 THEN interval '1 h' ELSE n * interval '-1 ms' END, CASE n % 8 WHEN 3 THEN now() - n * interval '1 ms' END
+      FROM generate_series(1, 200000) AS n`)
+      await raw.query(`INSERT INTO ${schema}.saga_store (id, data, expires_at)
+      SELECT 'claim-' || n, '\\x00', now() + (n - 25000) * interval '1 s' FROM generate_series(1, 50000) AS n`)
+      await raw.query(`VACUUM ${schema}.outbox_events, ${schema}.saga_store`)
+    })
+    afterAll(async () => {
+      await client.close()
+      await raw.query(`DROP SCHEMA ${schema} CASCADE`)
+      await raw.end()
+    })
+
+    /** Has the planner know what ANALYZE found when the table held other rows. */
+    const remember = async (rows: string, tuples: number): Promise<void> => {
+      const [events, other] = [`${schema}.outbox_events`, `${schema}.other`]
+      await raw.query(`CREATE TABLE ${other} (LIKE ${events} INCLUDING ALL)`)
+      if (rows) {
+        await raw.query(`INSERT INTO ${other} (id, type, body, headers, created_at, state, visible_at, died_at)
+        SELECT 'event-' || n, 'type', '{}', '{}', now(), ${rows} FROM generate_series(1, 10000) AS n`)
+      }
+      await raw.query(`ANALYZE ${other}`)
+      await raw.query(`DELETE FROM pg_statistic WHERE starelid IN ($1::regclass, $2::regclass)`, [
+        events,
+        `${schema}.saga_store`,
+      ])
+      await raw.query('UPDATE pg_statistic SET starelid = $1::regclass WHERE starelid = $2::regclass', [
+        events,
+        other,
+      ])
+      await raw.query(`DROP TABLE ${other}`)
+      await raw.query('UPDATE pg_class SET reltuples = $2 WHERE oid = $1::regclass', [events, tuples])
+    }
+
+    /** Takes down the statements, which are refused, and then sees what each would touch. */
+    const touchedBy = async (work: () => Promise<unknown>, mode: PlanMode): Promise<Costs> => {
+      client.queries.length = 0
+      await client.pool.query('SET default_transaction_read_only = on')
+      await work().catch(() => {})
+      await client.pool.query('SET default_transaction_read_only = off')
+      const [query] = client.queries.splice(0).filter(({ text }) => !text.startsWith('SET'))
+      if (!query) throw new Error('nothing was asked')
+      return costsOf(raw, query, mode)
+    }
+
+    const modes: readonly PlanMode[] = ['custom', 'generic']
+    for (const [time, rows] of Object.entries(TIMES)) {
+      test.each(modes)(`statistics of when the table ${time}, %s plans`, async (mode) => {
+        await remember(rows, time.includes('vacuumed') ? 0 : 200_000)
+        const { storage } = client.outbox({ schema, logger: false })
+        const wrong: object[] = []
+        for (const [name, asked, work] of everything(storage)) {
+          const { rows, buffers } = await touchedBy(work, mode)
+          if (rows > 6 * asked + 20 || buffers > 60 * asked + 200) wrong.push({ name, asked, rows, buffers })
+        }
+        expect(wrong).toEqual([])
+      })
+    }
+  },
+)
+
+type Asked = readonly [name: string, asked: number, work: () => Promise<unknown>]
+
+/** Every statement there is, and how many rows it is asked for. */
+function everything<Tx, O>(storage: Storage<Tx, O>): Asked[] {
+  return [
+    ['lease', 100, () => storage.lease(100, 60_000)],
+    ['keep', 1, () => storage.keep('event-4', 60_000)],
+    ['dead letters', 100, () => storage.listDead({ limit: 100 })],
+    ['dead letters of a type', 10_000, () => storage.listDead({ limit: 100, type: 'none' })],
+    ['second page', 100, () => storage.listDead({ limit: 100, after: [(Date.now() - 100_000) * 1000, '0'] })],
+    ['payload', 1, () => storage.getPayload('claim-30000')],
+    ['purge', 200, () => storage.purge(100)],
+    ['emit', 1, () => storage.write([{ append: [chosen('chosen')], put: [], remove: [] }])],
+    // A count reads what it counts, due and leased ones together, and nothing that is done.
+    ['stats', 40_000, () => storage.stats()],
+    ...[1, 2, 200].flatMap((count) => bySize(storage, count)),
+  ]
+}
+
+function bySize<Tx, O>(storage: Storage<Tx, O>, count: number): Asked[] {
+  const leased = leases(2, count)
+  const dead = leases(3, count)
+  const nothing = { append: [], put: [], remove: [] }
+  const write = (
+    name: string,
+    of: readonly Lease[],
+    settle: object,
+    rest: (n: number) => object = () => ({}),
+  ): Asked => [
+    `${name} ${count}`,
+    count,
+    () =>
+      storage.write(
+        of.map((lease, n) => ({ ...nothing, settle: { ...lease, ...settle } as Settlement, ...rest(n) })),
+      ),
+  ]
+  const put = (n: number) => [
+    { id: `claim-${n + 30_000}`, data: Uint8Array.of(1), expires: { inMs: 60_000 } },
+  ]
+  const remove = (n: number) => [`claim-${n + 40_000}`]
+  const complete = { kind: 'complete', keepMs: 0 }
+  return [
+    [`extend ${count}`, count, () => storage.extend(leased, 60_000)],
+    write('complete', leased, complete),
+    write('complete and keep', leased, { kind: 'complete', keepMs: 1_000 }),
+    write('retry', leased, { kind: 'retry', delayMs: 1, error: 'e', counted: true }),
+    write('bury', leased, { kind: 'bury', error: 'e' }),
+    write('step', leased, complete, (n) => ({ put: put(n), remove: remove(n) })),
+    write('step to chosen ids', leased, complete, (n) => ({ append: [chosen(`chosen-${n}`)] })),
+    write('revive', dead, { kind: 'revive' }),
+    write('discard', dead, { kind: 'discard' }),
+    [`remove ${count}`, count, () => storage.write(dead.map((_, n) => ({ ...nothing, remove: remove(n) })))],
+    [`renew ${count}`, count, () => storage.write(dead.map((_, n) => ({ ...nothing, put: put(n) })))],
+    [`dead by id ${count}`, count, () => storage.listDead({ limit: count, ids: dead.map(({ id }) => id) })],
+  ]
+}
+
+/** Of the eighth of the events that has this place among eight. */
+function leases(place: number, count: number): Lease[] {
+  return Array.from({ length: count }, (_, n) => ({ id: `event-${place + 8 * (n + 1)}`, attempt: 1 }))
+}
+
+function chosen(id: string): NewEvent {
+  return { id, type: 'a', body: '1', headers: {}, due: { inMs: 0 }, fingerprint: 'f' }
+}
