@@ -1,6 +1,7 @@
 import { CLAIM_HEADER } from '../../packages/outbox-core/src/emitting/event.ts'
 import type { Ground } from '../engine/ground.ts'
 import type { Faults } from './faults.ts'
+import type { Verb } from './gate.ts'
 import { isQuiet, type Ledger } from './ledger.ts'
 import { EMITS } from './worker.ts'
 
@@ -10,6 +11,9 @@ export function broken(ledger: Ledger, ground: Ground, met: Faults['met']): read
   check.all()
   return check.wrong
 }
+
+/** Calls that, refused, make a dead letter of their event. */
+const MAKES_DEAD_LETTERS: ReadonlySet<Verb> = new Set(['write', 'getPayload', 'put', 'get'])
 
 class Check {
   readonly wrong: string[] = []
@@ -26,9 +30,7 @@ class Check {
     this.#met = met
     const dead = ground.events().filter(({ state }) => state === 'dead')
     this.#dead = new Set(dead.map(({ id }) => id))
-    this.#mayDie = met.some(
-      ({ kind, verb }) => kind === 'refused' && (verb === 'write' || verb === 'getPayload'),
-    )
+    this.#mayDie = met.some(({ kind, verb }) => kind === 'refused' && MAKES_DEAD_LETTERS.has(verb))
     this.wrong.push(...ledger.seen)
   }
 

@@ -3,8 +3,9 @@ import { StorageError } from 'outbox-core'
 import type { Ground } from '../engine/ground.ts'
 import { broken } from './check.ts'
 import { type Fault, Faults, LEASE_MS } from './faults.ts'
-import { gated } from './gate.ts'
+import { gated, gatedStore } from './gate.ts'
 import { isQuiet, Ledger } from './ledger.ts'
+import { OwnStore } from './own-store.ts'
 import { ACTIVITY_PAUSE_MS, type Way, type Worker, worker } from './worker.ts'
 
 /** What is asked for, and by how many workers it is done. */
@@ -14,6 +15,8 @@ export interface Script {
   readonly together: boolean
   /** Whether a routing slip is started as well. */
   readonly slip: boolean
+  /** Whether slips are in a store of the user's own. */
+  readonly ownStore?: boolean
   readonly workers: number
 }
 
@@ -55,6 +58,7 @@ class Course {
   readonly #ledger = new Ledger()
   readonly #crew: readonly Worker[]
   readonly #lasting: boolean
+  readonly #ownStore = new OwnStore()
 
   constructor(script: Script, plan: readonly Fault[], ground: Ground) {
     this.faults = new Faults(plan, ground.clock)
@@ -82,10 +86,10 @@ class Course {
   #hire(name: string, lucky = false): Worker {
     const { storage, clock } = this.#ground
     const passage = lucky ? this.faults.lucky(name) : this.faults.unlucky(name)
-    const store = gated(gated(storage, this.#ledger.recorder), passage)
     return worker({
       name,
-      storage: store,
+      storage: gated(gated(storage, this.#ledger.recorder), passage),
+      store: this.#script.ownStore ? gatedStore(this.#ownStore, passage) : undefined,
       time: clock,
       ledger: this.#ledger,
       maxPoll: lucky ? '1s' : '5s',

@@ -142,7 +142,7 @@ export class Faults {
 
   async #pause({ verb }: Call, ms: number): Promise<void> {
     if (ms === 0) return
-    const bringing = verb === 'write' || verb === 'transaction' ? 1 : 0
+    const bringing = verb === 'write' || verb === 'transaction' || verb === 'put' ? 1 : 0
     this.underWay += bringing
     await new Promise<void>((resolve) => this.#clock.after(ms, resolve))
     this.underWay -= bringing

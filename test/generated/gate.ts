@@ -1,9 +1,12 @@
-import type { Outcome, Storage } from 'outbox-core'
+import type { Outcome, SagaStoreAdapter, Storage } from 'outbox-core'
 
 /** What a worker, and whoever emits, ask of a database. */
 const VERBS = ['write', 'lease', 'extend', 'getPayload', 'purge', 'listDead', 'keep', 'transaction'] as const
 
-export type Verb = (typeof VERBS)[number]
+/** What a claim check asks of a store of the user's own. */
+const STORE_VERBS = ['put', 'get', 'delete'] as const
+
+export type Verb = (typeof VERBS)[number] | (typeof STORE_VERBS)[number]
 
 export interface Call {
   readonly verb: Verb
@@ -16,6 +19,20 @@ export interface Call {
 /** Decides what becomes of each call: none may reach the database, no answer may come back. */
 export interface Passage {
   through<R>(call: Call, run: () => Promise<R>): Promise<R>
+}
+
+/** A store of the user's own each of whose calls has to pass. */
+export function gatedStore(store: SagaStoreAdapter, passage: Passage): SagaStoreAdapter {
+  return new Proxy(store, {
+    get(target, name) {
+      const verb = STORE_VERBS.find((one) => one === name)
+      if (!verb) return Reflect.get(target, name, target)
+      return (...args: unknown[]) =>
+        passage.through({ verb, outcomes: [], inTransaction: false }, async () =>
+          Reflect.apply(target[verb], target, args),
+        )
+    },
+  })
 }
 
 /** A storage each of whose calls has to pass. */

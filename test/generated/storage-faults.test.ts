@@ -26,6 +26,7 @@ const SCRIPTS: Readonly<Record<string, Script>> = {
   'several in a transaction': { ...ALONE, jobs: ['succeeds', 'fails once'], together: true },
   'two workers': { ...ALONE, jobs: ['succeeds', 'takes long', 'fails for good'], workers: 2 },
   slip: { ...ALONE, jobs: [], slip: true },
+  'slip in a store of its own': { ...ALONE, jobs: [], slip: true, ownStore: true },
 }
 
 const RUNS = Number(process.env['RUNS'] ?? (LONG ? 20_000 : 500))
@@ -97,6 +98,7 @@ for (const [name, numRuns, paired, open] of GROUNDS) {
     jobs: fc.array(fc.constantFrom(...WAYS), { maxLength: 5 }),
     together: fc.boolean(),
     slip: fc.boolean(),
+    ownStore: fc.boolean(),
     workers: fc.integer({ min: 1, max: 2 }),
   })
   const faults: fc.Arbitrary<readonly Fault[]> = fc.array(

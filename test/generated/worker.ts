@@ -8,6 +8,7 @@ import {
   routingSlip,
   SagaEngine,
   type SagaEvents,
+  type SagaStoreAdapter,
   type Storage,
 } from 'outbox-core'
 import type { ManualClock } from 'outbox-core/testing'
@@ -50,6 +51,8 @@ export interface WorkerParts {
   readonly time: ManualClock
   readonly ledger: Ledger
   readonly maxPoll: Duration
+  /** Where slips are, instead of the outbox's own database. */
+  readonly store?: SagaStoreAdapter | undefined
 }
 
 class SharedOutbox extends Outbox {
@@ -59,7 +62,7 @@ class SharedOutbox extends Outbox {
 }
 
 /** A process: an outbox, a bus and an engine of its own, on a storage that others are on as well. */
-export function worker({ name, storage, time, ledger, maxPoll }: WorkerParts): Worker {
+export function worker({ name, storage, time, ledger, maxPoll, store }: WorkerParts): Worker {
   const clock = new CountedClock(time)
   const outbox = new SharedOutbox(storage, clock)
   const bus = new OutboxEventBus<GeneratedEvents>(outbox, {
@@ -105,10 +108,19 @@ export function worker({ name, storage, time, ledger, maxPoll }: WorkerParts): W
     const run = ledger.begin({ worker: name, key: id, eventId: id, signal })
     return handled(run, async () => {})
   })
-  return { outbox, bus, clock, emitSlip: slips(outbox, bus, ledger) }
+  return {
+    outbox,
+    bus,
+    clock,
+    emitSlip: slips(bus, ledger, store ?? outbox.sagaStore('30m', { compression: 'none' })),
+  }
 }
 
-function slips(outbox: Outbox, bus: OutboxEventBus<GeneratedEvents>, ledger: Ledger): () => Promise<string> {
+function slips(
+  bus: OutboxEventBus<GeneratedEvents>,
+  ledger: Ledger,
+  store: SagaStoreAdapter,
+): () => Promise<string> {
   const reserve = activity('reserve', {
     execute() {
       ledger.steps.push('reserve')
@@ -127,10 +139,10 @@ function slips(outbox: Outbox, bus: OutboxEventBus<GeneratedEvents>, ledger: Led
   })
   const engine = new SagaEngine({
     bus,
-    store: outbox.sagaStore('30m', { compression: 'none' }),
+    store,
     activities: [reserve, charge],
     retry: RETRY,
-    claims: { threshold: 0 },
+    claims: { threshold: 0, ttl: '30m' },
   })
   bus.on('saga.faulted', ({ payload }) => void ledger.steps.push(`${payload.fault.activity} failed`))
   bus.on('saga.compensated', () => void ledger.steps.push('compensated'))
