@@ -7,6 +7,9 @@ import { described } from './thrown.ts'
  */
 export type Blame = 'event' | 'process' | 'environment'
 
+/** The classes of errors that were given a driver's prototype. */
+const ownPrototypes = new WeakMap<object, object>()
+
 /**
  * Every error this library throws by itself. `code` is stable and literal, `cause` is kept, and no
  * message ever carries a payload.
@@ -20,6 +23,25 @@ export abstract class OutboxError extends Error {
     super(message, options)
     this.name = new.target.name
   }
+
+  /** Also of an error that a driver takes for its own, see `alsoOf`. */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    // biome-ignore lint/complexity/noThisInStatic: each class asks for its own instances
+    const isOrdinary = (one: unknown): boolean => super[Symbol.hasInstance](one)
+    return isOrdinary(value) || isOrdinary(Object.create(ownPrototypes.get(value as object) ?? null))
+  }
+}
+
+/**
+ * Makes an error an instance of a driver's class as well: drivers that run a transaction again do so for errors of their own,
+ * which they tell by the prototype. It stays one of its own class.
+ *
+ * @param prototype of the driver's error that it stands for
+ * @returns the error given
+ */
+export function alsoOf<E extends OutboxError>(error: E, prototype: object): E {
+  ownPrototypes.set(error, Object.getPrototypeOf(error))
+  return Object.setPrototypeOf(error, prototype)
 }
 
 /** An option has a value that can't work. */

@@ -2,7 +2,7 @@ import { runInNewContext } from 'node:vm'
 import * as fc from 'fast-check'
 import pino from 'pino'
 import { describe, expect, test } from 'vitest'
-import { StorageError } from '../src/errors.ts'
+import { alsoOf, ConfigurationError, OutboxError, StorageError } from '../src/errors.ts'
 import { errFields, errorFields, type LoggedError, toError } from '../src/thrown.ts'
 
 const SECRET = 'payload-4711'
@@ -236,4 +236,22 @@ describe('what is told of an error', () => {
     expect(err.stack).toContain('caused by: StorageError')
     expect(lines[0]).not.toContain(SECRET)
   })
+})
+
+test('an error that is a driver’s as well is still one of its own class, and of no other', () => {
+  class DriverError extends Error {}
+  const error = alsoOf(new StorageError('conflict', { transient: true }), DriverError.prototype)
+  expect(error).toBeInstanceOf(DriverError)
+  expect(error).toBeInstanceOf(StorageError)
+  expect(error).toBeInstanceOf(OutboxError)
+  expect(error).not.toBeInstanceOf(ConfigurationError)
+  expect(error).toMatchObject({
+    name: 'StorageError',
+    code: 'OUTBOX_STORAGE',
+    message: 'conflict',
+    transient: true,
+  })
+  for (const other of [new DriverError(), null, undefined, 'StorageError', {}]) {
+    expect(other).not.toBeInstanceOf(OutboxError)
+  }
 })
