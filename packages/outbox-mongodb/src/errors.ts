@@ -1,5 +1,6 @@
 import { types } from 'node:util'
 import {
+  alsoOf,
   NotInitializedError,
   OutboxError,
   StorageError,
@@ -13,6 +14,7 @@ interface MongoError extends Error {
   readonly code?: unknown
   readonly codeName?: unknown
   readonly errorResponse?: unknown
+  readonly errorLabels?: readonly string[]
   hasErrorLabel?(label: string): boolean
 }
 
@@ -54,11 +56,19 @@ export function isTransientInTransaction(error: unknown): boolean {
   return label(error, 'TransientTransactionError')
 }
 
-/** What the driver threw, as an error of this library. No document, value or payload is ever part of it. */
+/**
+ * What the driver threw, as an error of this library. No document, value or payload is ever part of it. Where the driver
+ * may run the transaction again, whoever began it, it is an error of the driver's as well, with its labels.
+ */
 export function mongoError(thrown: unknown): OutboxError {
   if (thrown instanceof OutboxError) return thrown
   const error = unwrapped(thrown)
-  const cause = freed(error)
+  const ours = described(error, freed(error))
+  if (!isForTheDriver(error)) return ours
+  return labelled(alsoOf(ours, Object.getPrototypeOf(error)), error)
+}
+
+function described(error: MongoError, cause: Error): OutboxError {
   if (hasCode(error, CONFLICTING_OPERATION_IN_PROGRESS)) {
     return new StorageError(
       'two operations began in one session at the same time, and MongoDB can only run one after the other; ' +
@@ -155,14 +165,27 @@ function unwrapped(thrown: unknown): MongoError {
 
 /** The server's errors have the statement's values in them: the operation, the key, what a validator disliked. */
 function freed(error: MongoError): Error {
-  // The driver must see its own error to run the transaction again, and so must a caller who has begun it.
-  const isForTheDriver = isTransientInTransaction(error) || label(error, 'UnknownTransactionCommitResult')
-  if (isForTheDriver || !FROM_THE_SERVER.test(error.name)) return error
+  if (!FROM_THE_SERVER.test(error.name)) return error
   const clean: Error & { code?: unknown; codeName?: unknown } = new Error(error.message.replace(VALUES, '…'))
-  clean.name = error.name
+  if (isForTheDriver(error)) labelled(Object.setPrototypeOf(clean, Object.getPrototypeOf(error)), error)
+  Object.defineProperty(clean, 'name', { value: error.name, configurable: true, writable: true })
   if (error.code !== undefined) clean.code = codeOf(error)
   if (error.codeName !== undefined) clean.codeName = String(error.codeName)
   return clean
+}
+
+function isForTheDriver(error: MongoError): boolean {
+  return isTransientInTransaction(error) || label(error, 'UnknownTransactionCommitResult')
+}
+
+/** Gives an error the labels of the driver's: the driver must see them to run a transaction again. */
+function labelled<E extends Error>(error: E, { errorLabels }: MongoError): E {
+  const labels = new Set(errorLabels)
+  return Object.defineProperties(error, {
+    errorLabels: { get: () => [...labels] },
+    hasErrorLabel: { value: (one: string) => labels.has(one) },
+    addErrorLabel: { value: (one: string) => void labels.add(one) },
+  })
 }
 
 function unknownOutcome(cause: Error): UnknownOutcomeError {

@@ -68,8 +68,9 @@ export function assertOpen<Session extends MongoSession>(
   }
 }
 
-// The driver runs a transaction again only when it sees its own error.
+// The driver runs a transaction again only when it sees an error of its own, which somebody may have wrapped meanwhile.
 function driverError(error: unknown): unknown {
+  if (isTransientInTransaction(error)) return error
   const { cause } = toError(error)
   return isTransientInTransaction(cause) ? cause : error
 }

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { type ClientSession, MongoClient, type MongoClientOptions } from 'mongodb'
 import { type NewEvent, OutboxEventBus, type Outcome } from 'outbox-core'
+import { until } from 'outbox-core/testing'
 import { afterEach, inject } from 'vitest'
 import { MongoDBOutbox, type MongoDBOutboxOptions } from '../src/index.ts'
 
@@ -52,6 +53,7 @@ export async function opened(
       return commands.filter((name) => name !== 'endSessions')
     },
     async failing(failCommands, times, data) {
+      await takeTurn(admin, database)
       cleanups.push(() => admin.db('admin').command({ configureFailPoint: 'failCommand', mode: 'off' }))
       await admin.db('admin').command({
         configureFailPoint: 'failCommand',
@@ -74,6 +76,23 @@ export function event(id: string, changes: Partial<NewEvent> = {}): NewEvent {
 /** Completes what was leased, without retention. */
 export function completing(leases: readonly { readonly id: string; readonly attempt: number }[]): Outcome[] {
   return leases.map(({ id, attempt }) => outcome({ settle: { kind: 'complete', id, attempt, keepMs: 0 } }))
+}
+
+// Longer than any test takes: one that was killed has left its turn behind.
+const LONGEST_TURN_MS = 100_000
+
+/** A server has one such fault at a time, and the files of tests run side by side. */
+async function takeTurn(admin: MongoClient, by: string): Promise<void> {
+  const turns = admin.db('turns').collection<{ _id: string; by: string; at: Date }>('turns')
+  await until(async () => {
+    const free = { $or: [{ by }, { at: { $lt: new Date(Date.now() - LONGEST_TURN_MS) } }] }
+    const turn = { $set: { by, at: new Date() } }
+    return turns.updateOne({ _id: 'failCommand', ...free }, turn, { upsert: true }).then(
+      () => true,
+      () => false,
+    )
+  })
+  cleanups.push(() => turns.deleteOne({ _id: 'failCommand', by }))
 }
 
 /** Whether the server can be made to fail; says so where it can't. */
