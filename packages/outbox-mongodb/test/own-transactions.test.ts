@@ -42,12 +42,12 @@ describe.skipIf(!failpoints)('MongoDB, in a transaction of the user’s own', ()
       const place = await opened({}, {}, url, Client)
       const { client, db, outbox, failing } = place
       await db.createCollection('orders')
-      await failing([command], 1, CONFLICT)
       let runs = 0
       await client.withSession((session) =>
         session.withTransaction(async () => {
           runs++
           await db.collection('orders').insertOne({ runs }, { session })
+          if (runs === 1) await failing([command], 1, CONFLICT)
           await outbox.enlist(session, () => call(place, session))
         }),
       )
