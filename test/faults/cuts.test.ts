@@ -14,7 +14,7 @@ const COMMANDS = {
   postgres: { commit: /\bcommit\b/i, write: /\bINSERT INTO\b/ },
   redis: { commit: /\$4\r\nexec\r\n/i, write: /\$7\r\nevalsha\r\n/i },
   mongodb: { commit: /commitTransaction/, write: /\bupdate\b/ },
-  dynamodb: { commit: /TransactWriteItems/, write: /PutItem|UpdateItem/ },
+  dynamodb: { commit: /TransactWriteItems/, write: /TransactWriteItems|UpdateItem/ },
 } as const
 
 // A half-open connection costs its clients as long as they are patient: one cut in ten.

@@ -77,6 +77,11 @@ export function mayBeWritten(error: AwsError): boolean {
   return isUnanswered(error) || httpStatusCode >= 500 || error.name === 'InternalServerError'
 }
 
+/** Whether a right is lacking, of this process or of the role that it plays. */
+export function isAccessDenied({ name }: Error): boolean {
+  return name === 'AccessDeniedException'
+}
+
 /** Whether a try of the SDK's that failed like this may have been carried out. */
 export function mayHaveArrived({ code, $metadata }: AwsError): boolean {
   const status = $metadata?.httpStatusCode ?? 0

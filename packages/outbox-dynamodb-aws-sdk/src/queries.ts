@@ -4,6 +4,7 @@ import { type DeadCursor, type DeadQuery, StorageError, type StorageStats } from
 import { type Attributes, attributes, plain } from './attributes.ts'
 import { type DocumentClient, send } from './client.ts'
 import { doneIn, type EventItem } from './items.ts'
+import type { Layout } from './layout.ts'
 import { parallel, whatSucceeds } from './parallel.ts'
 import { CLOSED_INDEX, DUE_INDEX, EXPIRY_INDEX, type Tables } from './schema.ts'
 
@@ -45,12 +46,12 @@ const MOST_TRIES = 8
 export class Queries {
   readonly #client: DocumentClient
   readonly #tables: Tables
-  readonly #shards: readonly string[]
+  readonly #layout: Layout
 
-  constructor(client: DocumentClient, tables: Tables) {
+  constructor(client: DocumentClient, tables: Tables, layout: Layout) {
     this.#client = client
     this.#tables = tables
-    this.#shards = Array.from({ length: tables.shards }, (_, shard) => String(shard))
+    this.#layout = layout
   }
 
   /** The oldest due events of each shard, at most so many each, by age. */
@@ -105,8 +106,8 @@ export class Queries {
   }
 
   async stats(now: number): Promise<StorageStats> {
-    const due = await parallel(this.#shards, (shard) => this.#count(this.#dueIn(shard, '<=', now)))
-    const leased = await parallel(this.#shards, (shard) => this.#count(this.#leasedIn(shard, now)))
+    const due = await parallel(this.#layout.shards, (shard) => this.#count(this.#dueIn(shard, '<=', now)))
+    const leased = await parallel(this.#layout.shards, (shard) => this.#count(this.#leasedIn(shard, now)))
     const [oldest] = await this.due(now, 1)
     return {
       due: due.reduce((sum, count) => sum + count, 0),
@@ -174,7 +175,7 @@ export class Queries {
     time: (item: Item) => number,
     limit: number,
   ): Promise<readonly Item[]> {
-    const found = await whatSucceeds(this.#shards, async (shard) => {
+    const found = await whatSucceeds(this.#layout.shards, async (shard) => {
       const { Items = [] } = await this.#page<Item>(query(shard), { Limit: limit })
       return Items
     })

@@ -10,8 +10,9 @@ export interface DynamoDBTableOptions {
     readonly payloads?: string
   }
   /**
-   * Partitions of the indexes. Each takes some 1,000 events per second, and each is asked by every poll. The same in all
-   * processes; lower it only while the outbox is empty, since nobody asks the partitions beyond it.
+   * Partitions of the index of what is due. Each takes some 200 events per second, and each is asked by every poll. It is
+   * noted in the events' table: it may be raised at any time, and a lower one than was noted is refused, since nobody would
+   * ask the partitions beyond it.
    * @default 4
    */
   readonly shards?: number

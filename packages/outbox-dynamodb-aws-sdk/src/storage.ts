@@ -15,6 +15,7 @@ import type { DocumentClient } from './client.ts'
 import { assertOpen, Collecting } from './collecting.ts'
 import { dynamoError } from './errors.ts'
 import { Items, PART_BYTES, storedEvent } from './items.ts'
+import { Layout } from './layout.ts'
 import { Leases } from './lease.ts'
 import { moment } from './moments.ts'
 import { Payloads } from './payloads.ts'
@@ -42,6 +43,7 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
   readonly #payloads: Payloads
   readonly #writer: OutcomeWriter
   readonly #collecting: Collecting
+  readonly #layout: Layout
   readonly #queries: Queries
   readonly #leases: Leases
   readonly #purge: Purge
@@ -56,7 +58,8 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
     const items = new Items(tables, clock)
     this.#writer = new OutcomeWriter(client, { tables, items, payloads: this.#payloads, chunks, clock })
     this.#collecting = new Collecting(client, { tables, items, writer: this.#writer })
-    this.#queries = new Queries(client, tables)
+    this.#layout = new Layout(client, tables)
+    this.#queries = new Queries(client, tables, this.#layout)
     this.#leases = new Leases(client, tables, this.#queries)
     this.#purge = new Purge(client, tables, this.#queries)
     this.limits = {
@@ -71,6 +74,7 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
 
   async initialize(): Promise<void> {
     await mapped(prepareTables(this.client, this.#tables, this.#createTables))
+    await mapped(this.#layout.agree())
   }
 
   async transaction<R>(work: (tx: DynamoDBTransaction) => Promise<R>): Promise<R> {
@@ -79,7 +83,7 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
       const result = await work(tx)
       // What comes now is too late to be sent.
       tx.end()
-      await mapped(this.#writer.commit(tx))
+      await mapped(this.#commit(tx))
       return result
     } finally {
       tx.end()
@@ -88,6 +92,8 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
 
   async enlist<R>(tx: DynamoDBTransaction, work: (tx: DynamoDBTransaction) => Promise<R>): Promise<R> {
     assertOpen(tx)
+    // Whoever sends it is not us.
+    await mapped(this.#layout.announce())
     tx.attach(() => this.#writer.collectedItems(tx))
     return work(tx)
   }
@@ -97,10 +103,11 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
   }
 
   async write(outcomes: readonly Outcome[], tx?: DynamoDBTransaction): Promise<readonly OutcomeResult[]> {
-    return mapped(tx ? this.#collecting.add(outcomes, tx) : this.#writer.write(outcomes))
+    return mapped(tx ? this.#collecting.add(outcomes, tx) : this.#write(outcomes))
   }
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
+    await mapped(this.#layout.agree())
     const now = this.#clock.now()
     const until = moment(now + leaseMs)
     const leased = await mapped(this.#leases.take(now, limit, until))
@@ -128,6 +135,7 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
   }
 
   async purge(limit: number): Promise<Purged> {
+    await mapped(this.#layout.refresh())
     const now = this.#clock.now()
     return {
       events: await mapped(this.#purge.events(now, limit)),
@@ -145,11 +153,22 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
     return { events: letters, ...(next !== undefined && { next }) }
   }
 
-  stats(): Promise<StorageStats> {
+  async stats(): Promise<StorageStats> {
+    await mapped(this.#layout.refresh())
     return mapped(this.#queries.stats(this.#clock.now()))
   }
 
   async close(): Promise<void> {}
+
+  async #write(outcomes: readonly Outcome[]): Promise<readonly OutcomeResult[]> {
+    if (outcomes.some(({ append }) => append.length > 0)) await this.#layout.announce()
+    return this.#writer.write(outcomes)
+  }
+
+  async #commit(tx: DynamoDBTransaction): Promise<void> {
+    if (tx.collected.events.size > 0) await this.#layout.announce()
+    await this.#writer.commit(tx)
+  }
 }
 
 async function mapped<R>(work: Promise<R>): Promise<R> {

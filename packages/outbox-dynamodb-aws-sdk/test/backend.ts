@@ -93,10 +93,12 @@ export function dynamoBackend(
           await client.send(new TransactWriteCommand({ TransactItems: [...tx.items] }))
         },
         async events() {
-          const items = (await scan(names.events)).toSorted(
-            (a, b) =>
-              Number(a['created']) - Number(b['created']) || (String(a['id']) < String(b['id']) ? -1 : 1),
-          )
+          const items = (await scan(names.events))
+            .filter(({ state }) => state !== undefined)
+            .toSorted(
+              (a, b) =>
+                Number(a['created']) - Number(b['created']) || (String(a['id']) < String(b['id']) ? -1 : 1),
+            )
           return items.map(
             ({ id, type, body, headers, state, attempt }) =>
               ({ id, type, body, headers: JSON.parse(headers as string), state, attempt }) as RawEvent,

@@ -5,7 +5,7 @@ import { until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import type { DynamoDBTransaction } from '../src/index.ts'
-import { completing, event, opened, outcome, payload } from './opened.ts'
+import { completing, event, eventItems, opened, outcome, payload } from './opened.ts'
 
 type Wrap = (text: string) => never
 
@@ -127,7 +127,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
     const ids = Array.from({ length: 80 }, (_, age) => `event-${age}`)
     const append = ids.map((id, age) => event(id, { due: { at: now - age * 1_000 } }))
     await outbox.storage.write([outcome({ append })])
-    const { Items = [] } = await client.send(new ScanCommand({ TableName: tables.events }))
+    const Items = await eventItems(client, tables)
     const shards = Map.groupBy(Items, ({ due_shard }) => due_shard as string)
     expect([...shards.keys()].toSorted()).toEqual(['0', '1', '2', '3'])
     for (const events of shards.values()) expect(events.length).toBeGreaterThan(5)
@@ -142,11 +142,11 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
     await bus.emitMany(Array.from({ length: 40 }, () => ({ type: 'a', payload: {} })))
     const leased = await storage.lease(40, 60_000)
     await storage.write(leased.map((lease) => completing(lease, {}, 1)))
-    const { Items = [] } = await client.send(new ScanCommand({ TableName: tables.events }))
+    const Items = await eventItems(client, tables)
     expect(new Set(Items.map(({ closed }) => closed)).size).toBe(4)
     await until(async () => (await storage.purge(30)).events > 0)
     await storage.purge(30)
-    expect((await client.send(new ScanCommand({ TableName: tables.events }))).Count).toBe(0)
+    expect(await eventItems(client, tables)).toEqual([])
   })
 
   test('what a late index still shows as due is judged by the item itself', async () => {

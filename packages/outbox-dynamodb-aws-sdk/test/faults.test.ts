@@ -13,6 +13,7 @@ import {
   completing,
   documentClient,
   event,
+  eventItems,
   opened,
   outcome,
   payload,
@@ -129,7 +130,10 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
   })
 
   test('an answer that can’t be read leaves the outcome unknown', async () => {
-    const server = createServer((_, response) => response.end('{"Attributes": {"id"'))
+    const note = JSON.stringify({ Item: { version: { N: '1' }, shards: { N: '4' } } })
+    const server = createServer(({ headers }, response) =>
+      response.end(headers['x-amz-target'] === 'DynamoDB_20120810.GetItem' ? note : '{"Attributes": {"id"'),
+    )
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     cleanups.push(async () => server.close())
     const { port } = server.address() as AddressInfo
@@ -160,7 +164,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
     expect(await storage.write([outcome({ append: [event('c')] })])).toEqual([{ status: 'applied' }])
     expect(sent).toBe(4)
     client.middlewareStack.remove('losesEveryOtherAnswer')
-    const { Items = [] } = await client.send(new ScanCommand({ TableName: tables.events }))
+    const Items = await eventItems(client, tables)
     expect(Items.map(({ id }) => id).toSorted()).toEqual(['a', 'b', 'c'])
   })
 
@@ -190,7 +194,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
     const throttled = awsError('ThrottlingException')
     fail('QueryCommand', throttled, inShard('0'))
     const leased = await storage.lease(100, 60_000)
-    const { Items = [] } = await client.send(new ScanCommand({ TableName: tables.events }))
+    const Items = await eventItems(client, tables)
     const others = Items.filter(({ due_shard }) => due_shard === '1')
     expect(leased.map(({ id }) => id).toSorted()).toEqual(others.map(({ id }) => id as string).toSorted())
     fail('QueryCommand', throttled, inShard('0'))

@@ -10,7 +10,17 @@ import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import type { DynamoDBTransaction } from '../src/index.ts'
 import { ITEM_BYTES, itemBytes } from '../src/item-size.ts'
-import { cleanups, completing, event, type Opened, opened, outcome, payload, tableNames } from './opened.ts'
+import {
+  cleanups,
+  completing,
+  event,
+  eventItems,
+  type Opened,
+  opened,
+  outcome,
+  payload,
+  tableNames,
+} from './opened.ts'
 
 const MIB = 1024 * 1024
 
@@ -102,7 +112,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, up to its limits', () => {
     const [leased] = await storage.lease(1, 60_000)
     const bury = { kind: 'bury', id, attempt: leased?.attempt ?? 0, error: '€'.repeat(1_200) } as const
     expect(await storage.write([outcome({ settle: bury })])).toEqual([{ status: 'applied' }])
-    const { Items = [] } = await client.send(new ScanCommand({ TableName: tables.events }))
+    const Items = await eventItems(client, tables)
     expect(itemBytes(Items[0] ?? {})).toBeGreaterThan(400_000)
   })
 

@@ -5,11 +5,12 @@ import {
   DynamoDBClient,
   type DynamoDBClientConfig,
 } from '@aws-sdk/client-dynamodb'
-import { DynamoDBDocumentClient, type TranslateConfig } from '@aws-sdk/lib-dynamodb'
+import { DynamoDBDocumentClient, ScanCommand, type TranslateConfig } from '@aws-sdk/lib-dynamodb'
 import { type Lease, type NewEvent, OutboxEventBus, type Outcome } from 'outbox-core'
 import { afterEach, inject } from 'vitest'
 import { plain } from '../src/attributes.ts'
 import { DynamoDBAwsSdkOutbox, type DynamoDBAwsSdkOutboxOptions } from '../src/index.ts'
+import { NOTE_ID } from '../src/layout.ts'
 
 /** What a test has to undo, done last first when it ends. */
 export const cleanups: (() => Promise<unknown>)[] = []
@@ -99,6 +100,17 @@ export async function opened(
       )
     },
   }
+}
+
+/** What is stored of events, read with the raw client. */
+export async function eventItems(
+  client: DynamoDBDocumentClient,
+  tables: { readonly events: string },
+): Promise<Record<string, unknown>[]> {
+  const { Items = [] } = await client.send(
+    new ScanCommand({ TableName: tables.events, ConsistentRead: true }),
+  )
+  return Items.filter(({ id }) => id !== NOTE_ID)
 }
 
 /** The input of a command, its key and its values out of DynamoDB's own form where they are in it. */

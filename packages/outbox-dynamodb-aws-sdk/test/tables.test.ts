@@ -47,11 +47,13 @@ async function timeToLive({ client }: Opened, TableName: string): Promise<string
 }
 
 describe.skipIf(serverUrl() === undefined)('DynamoDB, its tables', () => {
-  test('those made by the user from the definitions are only looked at', async () => {
+  test('those made by the user from the definitions are only looked at, but for a note in one', async () => {
     const place = await opened()
     const { checking } = await made(place)
     const commands = await place.during(() => checking.initialize())
-    expect(new Set(commands)).toEqual(new Set(['DescribeTableCommand', 'DescribeTimeToLiveCommand']))
+    expect(new Set(commands)).toEqual(
+      new Set(['DescribeTableCommand', 'DescribeTimeToLiveCommand', 'GetCommand', 'UpdateCommand']),
+    )
     await new OutboxEventBus(checking).emit('a', {})
     expect(await checking.storage.lease(1, 1_000)).toHaveLength(1)
   })
