@@ -45,6 +45,7 @@ export class Layout {
    * @throws NewerSchemaError; ConfigurationError when there may be events in shards that nobody here would look into
    */
   async agree(): Promise<void> {
+    if (this.#leftToOthers) return
     const { shards } = await this.#noted()
     if (shards <= this.#own) return
     this.#note = undefined

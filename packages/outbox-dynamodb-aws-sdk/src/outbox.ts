@@ -37,6 +37,7 @@ export class DynamoDBAwsSdkOutbox extends Outbox<DynamoDBTransaction> {
       clock: options.clock ?? systemClock,
       createTables: options.createTables ?? true,
       chunkPayloads: options.chunkPayloads ?? false,
+      warn: (fields, message) => this.logger.warn(fields, message),
     })
     super(storage, options)
   }

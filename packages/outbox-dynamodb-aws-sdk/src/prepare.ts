@@ -2,31 +2,92 @@ import {
   CreateTableCommand,
   type CreateTableCommandInput,
   DescribeTableCommand,
-  DescribeTimeToLiveCommand,
+  GetItemCommand,
+  QueryCommand,
   type TableDescription,
-  UpdateTimeToLiveCommand,
 } from '@aws-sdk/client-dynamodb'
 import { NotInitializedError, UnsupportedBackendError } from 'outbox-core'
+import { attributes } from './attributes.ts'
+import { isAccessDenied } from './classification.ts'
 import { type DocumentClient, send } from './client.ts'
-import { eventsTable, payloadsTable, type Tables, TTL_ATTRIBUTE } from './schema.ts'
+import { assertSame } from './definitions.ts'
+import { eventsTable, payloadsTable, type Tables } from './schema.ts'
+import { assureTimeToLive } from './time-to-live.ts'
 
 const PAUSE_MS = 250
 const MOST_PAUSES = 480
 
-type Definition = CreateTableCommandInput | TableDescription
+/** Told what could not be checked. */
+export type Warn = (fields: object, message: string) => void
 
 /**
- * Creates the tables or checks those that are there, waits until they are active, switches their time to live on.
+ * Creates the tables or checks those that are there, waits until they are active, switches their time to live on. Where
+ * a table may not be described it is asked for items instead: what may be used needs no further rights.
  *
  * @throws NotInitializedError, UnsupportedBackendError
  */
-export async function prepareTables(client: DocumentClient, options: Tables, create: boolean): Promise<void> {
+export async function prepareTables(
+  client: DocumentClient,
+  options: Tables,
+  { create, warn }: { readonly create: boolean; readonly warn: Warn },
+): Promise<void> {
   const tables = { tables: { events: options.events, payloads: options.payloads }, shards: options.shards }
   for (const wanted of [eventsTable(tables), payloadsTable(tables)]) {
+    await prepareTable(client, wanted, create)
+  }
+  if (await assureTimeToLive(client, options.payloads, create)) return
+  const fields = { table: options.payloads }
+  warn(fields, 'the time to live may not be looked at: if it is off, expired payloads stay until cleanup()')
+}
+
+async function prepareTable(
+  client: DocumentClient,
+  wanted: CreateTableCommandInput,
+  create: boolean,
+): Promise<void> {
+  try {
     if (create) await createTable(client, wanted)
     assertSame(wanted, await usableTable(client, wanted))
+  } catch (error) {
+    if (!isAccessDenied(error as Error)) throw error
+    await assertAnswers(client, wanted, error)
   }
-  await assureTimeToLive(client, options.payloads, create)
+}
+
+/** Reads the table and its indexes as the outbox does. What this process may not read, it has no need of. */
+async function assertAnswers(
+  client: DocumentClient,
+  { TableName, GlobalSecondaryIndexes: indexes = [] }: CreateTableCommandInput,
+  cause: unknown,
+): Promise<void> {
+  try {
+    await send(client, new GetItemCommand({ TableName, Key: attributes({ id: 'none' }) }))
+  } catch (error) {
+    if (isAccessDenied(error as Error)) return
+    if ((error as Error).name !== 'ResourceNotFoundException') throw error
+    throw new NotInitializedError(
+      `table "${TableName}" is missing, and this process may not create it (${(cause as Error).message}); create it ` +
+        'after eventsTable() and payloadsTable(), or allow dynamodb:DescribeTable and dynamodb:CreateTable',
+      { cause },
+    )
+  }
+  for (const { IndexName, KeySchema: [key] = [], Projection } of indexes) {
+    const [projected] = Projection?.NonKeyAttributes ?? []
+    const names = {
+      '#key': key?.AttributeName ?? '',
+      ...(projected !== undefined && { '#projected': projected }),
+    }
+    const request = new QueryCommand({
+      ...{ TableName, IndexName, Limit: 1, KeyConditionExpression: '#key = :key' },
+      ...{ ExpressionAttributeNames: names, ExpressionAttributeValues: attributes({ ':key': 'none' }) },
+      ...(projected !== undefined && { ProjectionExpression: '#projected' }),
+    })
+    try {
+      await send(client, request)
+    } catch (error) {
+      if (!isAccessDenied(error as Error)) throw error
+    }
+  }
 }
 
 async function createTable(client: DocumentClient, wanted: CreateTableCommandInput): Promise<void> {
@@ -72,70 +133,5 @@ async function describe(
   } catch (error) {
     if ((error as Error).name === 'ResourceNotFoundException') return undefined
     throw error
-  }
-}
-
-/** @throws UnsupportedBackendError unless all keys are there, with their types, and what the indexes project. */
-function assertSame(wanted: CreateTableCommandInput, found: TableDescription): void {
-  const actual = [...keysOf(found), ...projectionsOf(found)]
-  const missing = [...keysOf(wanted), ...projectionsOf(wanted)].filter((part) => !actual.includes(part))
-  if (missing.length === 0) return
-  throw new UnsupportedBackendError(
-    `table "${wanted.TableName}" lacks [${missing.join('; ')}], it has [${keysOf(found).join('; ')}]; ` +
-      'use the definitions of eventsTable() and payloadsTable()',
-  )
-}
-
-function keysOf(table: Definition): string[] {
-  const types = new Map(table.AttributeDefinitions?.map((one) => [one.AttributeName, one.AttributeType]))
-  const text = (name: string, schema: Definition['KeySchema']): string =>
-    `${name}: ${schema?.map((key) => `${key.AttributeName} ${types.get(key.AttributeName)} ${key.KeyType}`)}`
-  const indexes = table.GlobalSecondaryIndexes ?? []
-  return [
-    text('table', table.KeySchema),
-    ...indexes.map(({ IndexName, KeySchema }) => text(`index ${IndexName}`, KeySchema)),
-  ]
-}
-
-/** The attributes beside their keys that indexes hold. An index of all holds whatever is asked of it. */
-function projectionsOf(table: Definition): string[] {
-  return (table.GlobalSecondaryIndexes ?? []).flatMap(({ IndexName, Projection }) => {
-    const names = Projection?.ProjectionType === 'ALL' ? ['state'] : (Projection?.NonKeyAttributes ?? [])
-    return names.map((name) => `${name} in index ${IndexName}`)
-  })
-}
-
-async function assureTimeToLive(client: DocumentClient, TableName: string, change: boolean): Promise<void> {
-  type Described = { TimeToLiveDescription?: { TimeToLiveStatus?: string; AttributeName?: string } }
-  const described = await send<Described>(client, new DescribeTimeToLiveCommand({ TableName }))
-  const { TimeToLiveStatus: status, AttributeName: attribute } = described.TimeToLiveDescription ?? {}
-  if (status === 'ENABLED' || status === 'ENABLING') {
-    if (attribute === TTL_ATTRIBUTE) return
-    throw new UnsupportedBackendError(
-      `the time to live of table "${TableName}" is on "${attribute}", not on "${TTL_ATTRIBUTE}"; change it`,
-    )
-  }
-  if (!change) {
-    throw new UnsupportedBackendError(
-      `the time to live of table "${TableName}" is off; switch it on, on attribute "${TTL_ATTRIBUTE}"`,
-    )
-  }
-  await enableTimeToLive(client, TableName)
-}
-
-async function enableTimeToLive(client: DocumentClient, TableName: string): Promise<void> {
-  const TimeToLiveSpecification = { Enabled: true, AttributeName: TTL_ATTRIBUTE }
-  try {
-    await send(client, new UpdateTimeToLiveCommand({ TableName, TimeToLiveSpecification }))
-  } catch (cause) {
-    const { message } = cause as Error
-    // Another process was quicker.
-    if (/already enabled|is in progress/i.test(message)) return
-    if (!/multiple times/i.test(message)) throw cause
-    throw new UnsupportedBackendError(
-      `the time to live of table "${TableName}" was switched off a short time ago, and DynamoDB changes it once an ` +
-        'hour; initialize again later',
-      { cause },
-    )
   }
 }

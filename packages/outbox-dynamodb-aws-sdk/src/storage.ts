@@ -19,7 +19,7 @@ import { Layout } from './layout.ts'
 import { Leases } from './lease.ts'
 import { moment } from './moments.ts'
 import { Payloads } from './payloads.ts'
-import { prepareTables } from './prepare.ts'
+import { prepareTables, type Warn } from './prepare.ts'
 import { Purge } from './purge.ts'
 import { Queries } from './queries.ts'
 import type { Tables } from './schema.ts'
@@ -31,6 +31,7 @@ export interface DynamoDBStorageOptions {
   readonly clock: Clock
   readonly createTables: boolean
   readonly chunkPayloads: boolean
+  readonly warn: Warn
 }
 
 export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
@@ -39,7 +40,7 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
   readonly client: DocumentClient
   readonly #tables: Tables
   readonly #clock: Clock
-  readonly #createTables: boolean
+  readonly #preparing: { readonly create: boolean; readonly warn: Warn }
   readonly #payloads: Payloads
   readonly #writer: OutcomeWriter
   readonly #collecting: Collecting
@@ -53,7 +54,7 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
     this.client = client
     this.#tables = tables
     this.#clock = clock
-    this.#createTables = options.createTables
+    this.#preparing = { create: options.createTables, warn: options.warn }
     this.#payloads = new Payloads(client, tables)
     const items = new Items(tables, clock)
     this.#writer = new OutcomeWriter(client, { tables, items, payloads: this.#payloads, chunks, clock })
@@ -73,7 +74,8 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
   }
 
   async initialize(): Promise<void> {
-    await mapped(prepareTables(this.client, this.#tables, this.#createTables))
+    await mapped(prepareTables(this.client, this.#tables, this.#preparing))
+    await mapped(this.#layout.announce())
     await mapped(this.#layout.agree())
   }
 
