@@ -250,8 +250,12 @@ export interface Storage<Tx, TxOptions = never> {
   /** Inside `tx` as `listDead`. */
   stats(tx?: Tx): Promise<StorageStats>
 
-  /** Calls `wake` when another process may have committed an event. The returned function ends it. */
-  listen?(wake: () => void): Promise<() => Promise<void>>
+  /**
+   * Calls `wake` when another process may have committed an event. The returned function ends it. A subscription that
+   * has ended by itself, and that the storage does not bring back by itself, is told to `lost` with why: core asks for
+   * another one when the error says that it may pass.
+   */
+  listen?(wake: () => void, lost?: (error: Error) => void): Promise<() => Promise<void>>
 
   /**
    * Tells the listeners of other processes that an event may be due. Core calls it after the commit of a user's

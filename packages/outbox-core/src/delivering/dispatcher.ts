@@ -34,6 +34,7 @@ export class Dispatcher {
   readonly #settler: Settler
   readonly #heartbeat: Heartbeat
   readonly #purger: Purger
+  readonly #listening: Listening
   readonly #completed: (attempt: Attempt) => void
   /** Everything leased here and not yet settled, the latest attempt at each event. */
   readonly #held = new Map<string, Attempt>()
@@ -51,7 +52,6 @@ export class Dispatcher {
   #starting: Promise<void> = Promise.resolve()
   #allSettled: (() => void) | undefined
   #unsubscribe: (() => void) | undefined
-  readonly #listening: Listening
 
   constructor(parts: {
     core: OutboxCore
@@ -74,7 +74,9 @@ export class Dispatcher {
     })
     this.#heartbeat = new Heartbeat(core, settings, () => this.#lookedAfter())
     this.#purger = new Purger(core, settings)
-    this.#listening = new Listening(core, settings)
+    this.#listening = new Listening({ ...core, deadlineMs: settings.hardDeadlineMs }, () =>
+      this.#poller.wakeIn(0),
+    )
     this.#unanswered = new Unanswered(this.#clock, settings.hardDeadlineMs)
     this.#pace = new Pace(this.#clock, settings.hardDeadlineMs)
     this.#poller = new Poller(this.#clock, settings, {
@@ -100,7 +102,7 @@ export class Dispatcher {
     if (this.#stopping) return
     this.#heartbeat.start()
     this.#unsubscribe = this.#core.wake.subscribe((inMs) => this.#poller.wakeIn(inMs))
-    await this.#listening.start(() => this.#poller.wakeIn(0))
+    await this.#listening.start()
     if (this.#stopping) return
     this.#purger.start()
     this.#poller.start()

@@ -1,36 +1,110 @@
-import type { OutboxCore } from '../emitting/outbox-core.ts'
+import type { Clock } from '../clock.ts'
+import { isPassing } from '../emitting/batching.ts'
+import { UnansweredError } from '../errors.ts'
+import type { Logger } from '../logger.ts'
+import type { Storage } from '../storage.ts'
 import { errFields } from '../thrown.ts'
-import type { DispatcherSettings } from './bus-options.ts'
 import { answeredWithin } from './deadline.ts'
 
-/** Being woken by other processes, where the database can. */
-export class Listening {
-  readonly #core: OutboxCore
-  readonly #deadlineMs: number
-  #end: (() => Promise<void>) | undefined
+const FIRST_PAUSE_MS = 500
+const LONGEST_PAUSE_MS = 30_000
 
-  constructor(core: OutboxCore, { hardDeadlineMs }: Pick<DispatcherSettings, 'hardDeadlineMs'>) {
-    this.#core = core
-    this.#deadlineMs = hardDeadlineMs
+type End = () => Promise<void>
+
+/** Has other processes wake this one for as long as it runs: a subscription that is lost is made again. */
+export class Listening {
+  readonly #storage: Pick<Storage<never>, 'listen'>
+  readonly #clock: Clock
+  readonly #logger: Logger
+  readonly #deadlineMs: number
+  readonly #wake: () => void
+  #stopped = false
+  #lost = false
+  #pauseMs = FIRST_PAUSE_MS
+  #end: End | undefined
+  #cancel: (() => void) | undefined
+
+  /**
+   * @param parts.deadlineMs how long one attempt may take
+   * @param wake called for every notification, and after each time that some may have been missed
+   */
+  constructor(
+    parts: {
+      readonly storage: Pick<Storage<never>, 'listen'>
+      readonly clock: Clock
+      readonly logger: Logger
+      readonly deadlineMs: number
+    },
+    wake: () => void,
+  ) {
+    this.#storage = parts.storage
+    this.#clock = parts.clock
+    this.#logger = parts.logger
+    this.#deadlineMs = parts.deadlineMs
+    this.#wake = wake
   }
 
-  /** Never rejects: without it, polling finds what others have stored. */
-  async start(wake: () => void): Promise<void> {
-    const { clock, logger, storage } = this.#core
-    if (!storage.listen) return
-    const listening = async (): Promise<(() => Promise<void>) | undefined> => storage.listen?.(wake)
-    const late = (end: (() => Promise<void>) | undefined): void => void end?.().catch(() => {})
+  /** Makes one attempt; never fails: polling finds what nobody tells of. */
+  async start(): Promise<void> {
+    if (!this.#storage.listen) return
     try {
-      this.#end = await answeredWithin(clock, this.#deadlineMs, listening, late)
+      await this.#listen()
     } catch (error) {
-      logger.warn(errFields(error), 'other processes can’t wake this one; polling finds their events')
+      this.#failed(error)
     }
   }
 
-  /** Never rejects. */
   async stop(): Promise<void> {
-    await this.#end?.().catch((error: unknown) =>
-      this.#core.logger.warn(errFields(error), 'listening not ended'),
-    )
+    this.#stopped = true
+    this.#cancel?.()
+    await this.#end?.().catch((error: unknown) => this.#logger.warn(errFields(error), 'listening not ended'))
+  }
+
+  async #listen(): Promise<void> {
+    // One subscription is lost once, whatever it says afterwards.
+    let current = true
+    const lost = (error: unknown): void => {
+      if (!current || this.#stopped) return
+      current = false
+      this.#end = undefined
+      this.#failed(error)
+    }
+    const listening = async (): Promise<End> => (await this.#storage.listen?.(this.#wake, lost)) ?? nothing
+    const late = (end: End): void => void end().catch(() => {})
+    try {
+      const end = await answeredWithin(this.#clock, this.#deadlineMs, listening, late)
+      if (!current || this.#stopped) late(end)
+      else this.#listens(end)
+    } catch (error) {
+      current = false
+      throw error
+    }
+  }
+
+  #listens(end: End): void {
+    this.#end = end
+    this.#pauseMs = FIRST_PAUSE_MS
+    if (!this.#lost) return
+    this.#lost = false
+    this.#logger.info({}, 'other processes wake this one again')
+    this.#wake()
+  }
+
+  #failed(error: unknown): void {
+    if (this.#stopped) return
+    const again = error instanceof UnansweredError || isPassing(error)
+    if (!this.#lost) {
+      const next = again ? 'until they can again' : 'from now on'
+      this.#logger.warn(
+        errFields(error),
+        `other processes can’t wake this one; polling finds their events ${next}`,
+      )
+    }
+    this.#lost = true
+    if (!again) return
+    this.#cancel = this.#clock.after(this.#pauseMs, () => void this.start())
+    this.#pauseMs = Math.min(2 * this.#pauseMs, LONGEST_PAUSE_MS)
   }
 }
+
+const nothing: End = async () => {}

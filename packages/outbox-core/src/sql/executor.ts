@@ -19,15 +19,33 @@ export interface PostgresExecutor<Tx, TxOptions> {
 }
 
 /**
- * A connection of the user's own that listens: a connected node-postgres `Client`, PGlite, or a postgres.js `Sql`, which
- * opens one more connection for that by itself.
+ * Who listens for the outbox: a connection of the user's own (a connected node-postgres `Client`, PGlite, or a postgres.js
+ * `Sql`, which opens one more connection for that by itself), or a function that makes one. A `Client` that was handed
+ * over stays deaf once its connection has ended. One that the function made, connected or not, is the outbox's: it ends
+ * it, and makes another when its connection has ended.
  */
 export type PostgresListener =
-  | {
-      query(text: string): Promise<unknown>
-      on(event: 'notification', listener: (message: { channel: string }) => void): unknown
-      removeListener(event: 'notification', listener: (message: { channel: string }) => void): unknown
-    }
-  | { listen(channel: string, listener: () => void): Promise<Unlisten | { unlisten(): Promise<void> }> }
+  | PostgresConnection
+  | PostgresSubscriber
+  | (() => PostgresConnection | PostgresSubscriber | Promise<PostgresConnection | PostgresSubscriber>)
 
-type Unlisten = () => Promise<void>
+/** The part of a node-postgres `Client` that is used to listen. */
+export interface PostgresConnection {
+  query(text: string): Promise<unknown>
+  connect?(): Promise<unknown>
+  end?(): Promise<unknown>
+  on(event: 'notification', listener: (message: { channel: string }) => void): unknown
+  on(event: 'error', listener: (error: Error) => void): unknown
+  on(event: 'end', listener: () => void): unknown
+  removeListener(event: 'notification', listener: (message: { channel: string }) => void): unknown
+  removeListener(event: 'error', listener: (error: Error) => void): unknown
+  removeListener(event: 'end', listener: () => void): unknown
+}
+
+/** The part of postgres.js or PGlite that is used to listen. */
+export interface PostgresSubscriber {
+  listen(
+    channel: string,
+    listener: () => void,
+  ): Promise<(() => Promise<void>) | { unlisten(): Promise<void> }>
+}

@@ -34,8 +34,10 @@ import { writeStatement } from './write.ts'
 
 export interface PostgresStorageOptions extends PostgresTableOptions {
   /**
-   * A connected client of your own that may LISTEN, so that events of other processes are handled at once instead of at
-   * the next poll. It stays yours: to reconnect and to close.
+   * Who may LISTEN, so that events of other processes are handled at once instead of at the next poll: a function that
+   * makes a client, `() => new pg.Client(url)`, which is called again whenever the connection has ended; or a connected
+   * client of your own, which stays yours to close. A node-postgres `Client` of your own is deaf once its connection has
+   * ended: the log says so, and polling goes on.
    */
   readonly listener?: PostgresListener
   /**
@@ -75,7 +77,7 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   readonly #options: PostgresStorageOptions
   readonly #tables: PostgresTables
   readonly #runner: StatementRunner<Tx, TxOptions>
-  readonly listen?: (wake: () => void) => Promise<() => Promise<void>>
+  readonly listen?: (wake: () => void, lost?: (error: Error) => void) => Promise<() => Promise<void>>
   readonly announce?: () => Promise<void>
 
   /** @throws ConfigurationError naming the option and its value */
@@ -86,7 +88,10 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     this.#options = options
     this.#tables = postgresTables(options)
     const { listener, notify = listener !== undefined } = options
-    if (listener) this.listen = (wake) => listenOn(listener, this.#tables.channel, wake).catch(rethrow)
+    if (listener) {
+      this.listen = (wake, lost = () => {}) =>
+        listenOn(listener, this.#tables.channel, { wake, lost }).catch(rethrow)
+    }
     if (notify) this.announce = async () => void (await this.#runner.run(announceStatement(this.#tables)))
   }
 
