@@ -27,6 +27,7 @@ export { consoleLogger, type Logger, silentLogger } from './logger.ts'
 export { InMemoryOutbox, type InMemorySagaStore } from './memory/outbox.ts'
 export type { InMemoryTransaction } from './memory/transactions.ts'
 export type { Middleware } from './middleware.ts'
+export { assertMoment, assertMoments } from './moments.ts'
 export { type Duration, durationMs, identifier, identifiers, wholeNumber } from './options.ts'
 export { Outbox, type OutboxOptions } from './outbox.ts'
 export {

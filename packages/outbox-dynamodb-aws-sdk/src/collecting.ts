@@ -1,8 +1,8 @@
 import { GetItemCommand } from '@aws-sdk/client-dynamodb'
-import { ForeignTransactionError, type Outcome, type OutcomeResult } from 'outbox-core'
+import { changeBy, ForeignTransactionError, type Outcome, type OutcomeResult } from 'outbox-core'
 import { type Attributes, attributes, plain } from './attributes.ts'
 import { type DocumentClient, send } from './client.ts'
-import { type EventItem, type Items, neededState } from './items.ts'
+import type { EventItem, Items } from './items.ts'
 import { parallel } from './parallel.ts'
 import type { Tables } from './schema.ts'
 import { type Collected, DynamoDBTransaction } from './transaction.ts'
@@ -111,7 +111,7 @@ function judged(
 ): OutcomeResult {
   if (settle) {
     if (settlements.has(settle.id)) return LOST
-    if (settled?.state !== neededState(settle) || settled.attempt !== settle.attempt) return LOST
+    if (settled?.state !== changeBy(settle).from || settled.attempt !== settle.attempt) return LOST
   }
   if (!event || event.fingerprint === null) return APPLIED
   const earlier = events.get(event.id) ?? taken

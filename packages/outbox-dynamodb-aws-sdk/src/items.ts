@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 import {
+  type Change,
   type Clock,
+  changeBy,
   EventTooLargeError,
   type NewEvent,
   type Outcome,
@@ -66,6 +68,13 @@ export const PART_BYTES: number = ITEM_BYTES - itemBytes({ ...LARGEST_PART })
 // What settling adds to an event's item: the reason why it was retried or buried, above all.
 const SETTLING_BYTES = 4096
 
+/** What an update sets and removes beside state and error. */
+interface Update {
+  readonly set: string
+  readonly remove: string
+  readonly parameters: Readonly<Record<string, unknown>>
+}
+
 /** Makes items of what the outbox writes. */
 export class Items {
   readonly #tables: Tables
@@ -129,17 +138,21 @@ export class Items {
       ConditionExpression: '#state = :needed AND attempt = :attempt',
       ExpressionAttributeNames: { '#state': 'state' },
     }
-    const values = { ':needed': neededState(settle), ':attempt': settle.attempt }
-    if (settle.kind === 'discard' || (settle.kind === 'complete' && settle.keepMs === 0)) {
-      return { Delete: { ...held, ExpressionAttributeValues: values } }
-    }
-    const { expression, names, parameters } = this.#change(settle)
+    const change = changeBy(settle)
+    const values = { ':needed': change.from, ':attempt': settle.attempt }
+    if (change.to === 'deleted') return { Delete: { ...held, ExpressionAttributeValues: values } }
+    const { set, remove, parameters } =
+      change.to === 'waiting' ? this.#reopening(settle.id, change) : this.#closing(settle.id, change)
+    const fails = change.error !== null
     return {
       Update: {
         ...held,
-        UpdateExpression: expression,
-        ExpressionAttributeNames: { ...held.ExpressionAttributeNames, ...names },
-        ExpressionAttributeValues: { ...values, ...parameters },
+        UpdateExpression: `SET #state = :state, ${set}${fails ? ', #error = :error' : ''}${remove}`,
+        ExpressionAttributeNames: { ...held.ExpressionAttributeNames, ...(fails && { '#error': 'error' }) },
+        ExpressionAttributeValues: {
+          ...{ ...values, ':state': change.to, ...parameters },
+          ...(fails && { ':error': change.error }),
+        },
       },
     }
   }
@@ -178,61 +191,33 @@ export class Items {
     return String(crc32(id) % this.#tables.shards)
   }
 
-  #change(settle: Settlement): {
-    expression: string
-    names?: Record<string, string>
-    parameters: Record<string, unknown>
-  } {
-    const now = this.#clock.now()
-    const closed = 'SET #state = :state, closed = :closed, closed_at = :at'
-    switch (settle.kind) {
-      case 'complete':
-        return {
-          expression: `${closed} REMOVE due_shard`,
-          parameters: {
-            ':state': 'done',
-            ':closed': doneIn(this.shard(settle.id)),
-            ':at': moment(now + settle.keepMs),
-          },
-        }
-      case 'bury':
-        return {
-          expression: `${closed}, #error = :error REMOVE due_shard`,
-          names: { '#error': 'error' },
-          parameters: { ':state': 'dead', ':closed': 'dead', ':at': now, ':error': settle.error },
-        }
-      case 'revive':
-        return {
-          expression:
-            'SET #state = :waiting, visible = :visible, due_shard = :shard, uncounted = attempt REMOVE closed, closed_at',
-          parameters: { ':waiting': 'waiting', ':visible': now, ':shard': this.shard(settle.id) },
-        }
-      case 'retry':
-      case 'discard': {
-        const { delayMs, error, counted } =
-          settle.kind === 'retry' ? settle : { delayMs: 0, error: null, counted: true }
-        return {
-          expression: `SET #state = :waiting, visible = :visible, uncounted = uncounted + :pardoned${error === null ? '' : ', #error = :error'}`,
-          ...(error !== null && { names: { '#error': 'error' } }),
-          parameters: {
-            ':waiting': 'waiting',
-            ':visible': moment(now + delayMs),
-            ':pardoned': counted ? 0 : 1,
-            ...(error !== null && { ':error': error }),
-          },
-        }
-      }
+  /** Back into the index of what is due, where it is not in it any more. */
+  #reopening(id: string, { from, inMs, pardon }: Change): Update {
+    const visible = moment(this.#clock.now() + inMs)
+    if (from === 'leased') {
+      const set = 'visible = :visible, uncounted = uncounted + :pardoned'
+      return { set, remove: '', parameters: { ':visible': visible, ':pardoned': pardon === 'one' ? 1 : 0 } }
+    }
+    return {
+      set: 'visible = :visible, due_shard = :shard, uncounted = attempt',
+      remove: ' REMOVE closed, closed_at',
+      parameters: { ':visible': visible, ':shard': this.shard(id) },
+    }
+  }
+
+  /** Out of that index, and into the one of dead letters or of what waits for the end of its retention. */
+  #closing(id: string, { to, inMs }: Change): Update {
+    const closed = to === 'dead' ? 'dead' : doneIn(this.shard(id))
+    return {
+      set: 'closed = :closed, closed_at = :at',
+      remove: ' REMOVE due_shard',
+      parameters: { ':closed': closed, ':at': moment(this.#clock.now() + inMs) },
     }
   }
 
   #at(when: When): number {
     return moment('at' in when ? Math.round(when.at) : this.#clock.now() + when.inMs)
   }
-}
-
-/** In which state an event has to be for that. */
-export function neededState({ kind }: Settlement): EventItem['state'] {
-  return kind === 'revive' || kind === 'discard' ? 'dead' : 'leased'
 }
 
 /** Where completed events are found that wait for the end of their retention. */

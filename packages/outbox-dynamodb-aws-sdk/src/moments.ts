@@ -1,4 +1,4 @@
-import { StorageError } from 'outbox-core'
+import { assertMoment } from 'outbox-core'
 
 /**
  * The moment itself, when it is one. Others would be refused by the document client, or stored where no poll looks,
@@ -7,9 +7,6 @@ import { StorageError } from 'outbox-core'
  * @throws StorageError
  */
 export function moment(at: number): number {
-  if (Math.abs(at) <= Number.MAX_SAFE_INTEGER) return at
-  throw new StorageError(
-    'a moment is not a number of milliseconds that DynamoDB’s client takes; nothing was sent',
-    { transient: false, refused: true },
-  )
+  assertMoment(at, (ms) => Math.abs(ms) <= Number.MAX_SAFE_INTEGER)
+  return at
 }

@@ -1,4 +1,12 @@
-import type { Lease, NewEvent, PayloadRecord, Settlement, When } from 'outbox-core'
+import {
+  type Change,
+  changeBy,
+  type Lease,
+  type NewEvent,
+  type PayloadRecord,
+  type Settlement,
+  type When,
+} from 'outbox-core'
 
 /** A statement of a bulk write. */
 export type Operation = { readonly filter: object; readonly update: object[] }
@@ -44,58 +52,48 @@ export function putOperation({ id, data, expires }: PayloadRecord): Operation {
   }
 }
 
-/** Whether a settlement deletes its event. */
-function deletes(settle: Settlement): boolean {
-  return settle.kind === 'discard' || (settle.kind === 'complete' && settle.keepMs === 0)
-}
-
 /** Which state an event must be in for its settlement to apply. */
-export function stateFor({ kind }: Settlement): 'leased' | 'dead' {
-  return kind === 'revive' || kind === 'discard' ? 'dead' : 'leased'
+export function stateFor(settle: Settlement): 'leased' | 'dead' {
+  return changeBy(settle).from
 }
 
 /** Deletes the events of settlements that do, one statement for each state they must be in. */
 export function deleteFilters(settles: readonly Settlement[]): object[] {
-  return [...Map.groupBy(settles.filter(deletes), stateFor)].map(([state, group]) => heldFilter(group, state))
+  const deleting = settles.filter((settle) => changeBy(settle).to === 'deleted')
+  return [...Map.groupBy(deleting, stateFor)].map(([state, group]) => heldFilter(group, state))
 }
 
 /** Changes the events of the other settlements, one statement for each different change. */
 export function changeOperations(settles: readonly Settlement[]): Operation[] {
-  const kept = settles.filter((settle) => !deletes(settle))
-  const groups = Map.groupBy(kept, (settle) => JSON.stringify({ ...settle, id: '', attempt: 0 }))
+  const kept = settles.map((settle) => ({ settle, change: changeBy(settle) }))
+  const groups = Map.groupBy(
+    kept.filter(({ change }) => change.to !== 'deleted'),
+    ({ change }) => JSON.stringify(change),
+  )
   return [...groups.values()].flatMap((group) => {
     const [first] = group
     if (!first) return []
+    const { change } = first
     return {
-      filter: heldFilter(group, stateFor(first)),
-      update: [{ $set: change(first) }, ...closing(first)],
+      filter: heldFilter(
+        group.map(({ settle }) => settle),
+        change.from,
+      ),
+      update: updateBy(change),
     }
   })
 }
 
-function change(settle: Settlement): object {
-  switch (settle.kind) {
-    case 'complete':
-      return { state: 'done', visible: inMs(settle.keepMs) }
-    case 'bury':
-      return { state: 'dead', died: '$$NOW', error: { $literal: settle.error } }
-    case 'revive':
-      return { state: 'waiting', open: true, visible: '$$NOW', uncounted: '$attempt' }
-    case 'retry':
-      return {
-        state: 'waiting',
-        visible: inMs(settle.delayMs),
-        ...(settle.error !== null && { error: { $literal: settle.error } }),
-        ...(!settle.counted && { uncounted: { $add: ['$uncounted', 1] } }),
-      }
-    case 'discard':
-      return {}
+function updateBy({ to, inMs: delayMs, error, pardon }: Change): object[] {
+  const set = {
+    state: to,
+    ...(to === 'dead' ? { died: '$$NOW' } : { visible: inMs(delayMs) }),
+    ...(to === 'waiting' && { open: true }),
+    ...(error !== null && { error: { $literal: error } }),
+    ...(pardon !== 'none' && { uncounted: pardon === 'all' ? '$attempt' : { $add: ['$uncounted', 1] } }),
   }
-}
-
-// What is neither waiting nor leased leaves the due index.
-function closing({ kind }: Settlement): object[] {
-  return kind === 'complete' || kind === 'bury' ? [{ $unset: 'open' }] : []
+  // What is neither waiting nor leased leaves the due index.
+  return [{ $set: set }, ...(to === 'waiting' ? [] : [{ $unset: 'open' }])]
 }
 
 /** When something is due or expires, by the server's clock unless it is a fixed moment. */

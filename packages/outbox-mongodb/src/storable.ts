@@ -1,4 +1,4 @@
-import { type Outcome, StorageError } from 'outbox-core'
+import { assertMoment, assertMoments, changeBy, type Outcome, StorageError } from 'outbox-core'
 
 /** A document has at most 16 MiB; the rest of it needs room as well. */
 export const LIMIT_BYTES: number = 16 * 1024 * 1024 - 64 * 1024
@@ -12,18 +12,11 @@ const FURTHEST_MS = 8e15
  * @throws StorageError with the event to blame
  */
 export function assertStorable(outcomes: readonly Outcome[]): void {
+  assertMoments(outcomes, isDate)
   for (const { settle, append, put } of outcomes) {
-    for (const { due, body } of append) {
-      assertMs('at' in due ? due.at : due.inMs)
-      assertSize(Buffer.byteLength(body))
-    }
-    for (const { expires, data } of put) {
-      assertMs('at' in expires ? expires.at : expires.inMs)
-      assertSize(data.byteLength)
-    }
-    if (settle?.kind === 'retry') assertMs(settle.delayMs)
-    if (settle?.kind === 'complete') assertMs(settle.keepMs)
-    if (settle && 'error' in settle) assertSize(Buffer.byteLength(settle.error ?? ''))
+    for (const { body } of append) assertSize(Buffer.byteLength(body))
+    for (const { data } of put) assertSize(data.byteLength)
+    if (settle) assertSize(Buffer.byteLength(changeBy(settle).error ?? ''))
   }
 }
 
@@ -33,14 +26,17 @@ export function assertStorable(outcomes: readonly Outcome[]): void {
  * @throws StorageError with the event to blame
  */
 export function assertMs(ms: number): void {
-  if (Number.isFinite(ms) && Math.abs(ms) <= FURTHEST_MS) return
-  refuse(`${ms} ms lead to no date that MongoDB and JavaScript both know`)
+  assertMoment(ms, isDate)
+}
+
+function isDate(ms: number): boolean {
+  return Number.isFinite(ms) && Math.abs(ms) <= FURTHEST_MS
 }
 
 function assertSize(bytes: number): void {
-  if (bytes > LIMIT_BYTES) refuse(`a document of ${bytes} bytes is larger than MongoDB's`)
-}
-
-function refuse(why: string): never {
-  throw new StorageError(`${why}; nothing was written`, { transient: false, refused: true })
+  if (bytes <= LIMIT_BYTES) return
+  throw new StorageError(`a document of ${bytes} bytes is larger than MongoDB's; nothing was written`, {
+    transient: false,
+    refused: true,
+  })
 }

@@ -1,5 +1,6 @@
 import type { Clock } from '../clock.ts'
 import { StorageError } from '../errors.ts'
+import { assertMoments } from '../moments.ts'
 import { changeBy } from '../settlement.ts'
 import type {
   DeadPage,
@@ -77,7 +78,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
   }
 
   async write(outcomes: readonly Outcome[], tx?: InMemoryTransaction): Promise<readonly OutcomeResult[]> {
-    for (const outcome of outcomes) assertMoments(outcome)
+    assertMoments(outcomes)
     if (tx) return this.transactions.buffer(tx, outcomes.map(copied), (all) => this.#results(all))
     const results = this.#results(outcomes)
     this.#applyAll(outcomes.filter((_, index) => results[index]?.status === 'applied'))
@@ -250,21 +251,6 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
   #at(when: When): number {
     return 'at' in when ? when.at : this.#clock.now() + when.inMs
   }
-}
-
-// A moment that is none sorts nowhere: the event would never come back.
-function assertMoments({ settle, append, put }: Outcome): void {
-  for (const { due } of append) assertFinite('at' in due ? due.at : due.inMs)
-  for (const { expires } of put) assertFinite('at' in expires ? expires.at : expires.inMs)
-  if (settle) assertFinite(changeBy(settle).inMs)
-}
-
-function assertFinite(ms: number): void {
-  if (Number.isFinite(ms)) return
-  throw new StorageError('a moment is not a finite number of milliseconds; nothing was written', {
-    transient: false,
-    refused: true,
-  })
 }
 
 function isOpen({ state }: MemoryEvent): boolean {

@@ -1,3 +1,4 @@
+import { changeBy } from '../settlement.ts'
 import type { NewEvent, Outcome, PayloadRecord, Settlement } from '../storage.ts'
 import { addAnnouncement, isFingerprinted } from './append.ts'
 import { moment } from './moments.ts'
@@ -5,16 +6,14 @@ import { Parts } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
 import { isIn, STATE, type Statement } from './statements.ts'
 
-/** An outcome that settles nothing, or completes an event. */
-type Single = Outcome & { readonly settle?: Settlement & { readonly kind: 'complete' } }
-
 /**
  * Whether an outcome has at most one of everything, forgets the event it completes, and appends none that may be there
  * already: all steps of sagas do, and what is written with a claim.
  */
-export function isSingle(outcome: Outcome): outcome is Single {
+export function isSingle(outcome: Outcome): boolean {
   const { settle, append, put, remove } = outcome
-  const forgets = !settle || (settle.kind === 'complete' && settle.keepMs === 0)
+  const change = settle && changeBy(settle)
+  const forgets = !change || (change.from === 'leased' && change.to === 'deleted')
   const few = append.length <= 1 && put.length <= 1 && remove.length <= 1
   return forgets && few && !append.some(isFingerprinted)
 }
@@ -23,7 +22,7 @@ export function isSingle(outcome: Outcome): outcome is Single {
  * A single outcome: the same as in a batch, for half the server's time, since it joins with no rows that only the
  * statement has. Returns `settled` when the lease was held; else nothing was written.
  */
-export function singleStatement(tables: PostgresTables, outcome: Single, announce: boolean): Statement {
+export function singleStatement(tables: PostgresTables, outcome: Outcome, announce: boolean): Statement {
   const parts = new Parts()
   const { settle, append, put, remove } = outcome
   if (settle) addRemoval(parts, tables, settle)

@@ -1,3 +1,4 @@
+import { assertMoments } from '../moments.ts'
 import type {
   DeadPage,
   DeadQuery,
@@ -15,7 +16,6 @@ import { isFingerprinted } from './append.ts'
 import { postgresError, postgresStatementError, postgresWriteError } from './errors.ts'
 import type { PostgresExecutor, PostgresListener } from './executor.ts'
 import { listenOn } from './listen.ts'
-import { assertMoments } from './moments.ts'
 import { StatementRunner } from './runner.ts'
 import { migratePostgres, type PostgresTableOptions, type PostgresTables, postgresTables } from './schema.ts'
 import {

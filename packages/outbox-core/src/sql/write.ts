@@ -1,3 +1,4 @@
+import { type Change, changeBy } from '../settlement.ts'
 import type { NewEvent, Outcome, Settlement } from '../storage.ts'
 import {
   addAnnouncement,
@@ -63,6 +64,8 @@ function batchStatement(tables: PostgresTables, outcomes: readonly Outcome[], an
 }
 
 const HELD_COLUMNS = { n: 'int', id: 'text', attempt: 'int', needed: 'int', event: 'text' }
+const PARDON = { none: 0, one: 1, all: 2 } as const
+
 const CHANGE_COLUMNS = { ...HELD_COLUMNS, becomes: 'int', delay: 'float8', error: 'text', pardon: 'int' }
 const CONDITION_COLUMNS = { n: 'int', settles: 'bool', event: 'text' }
 const EVENT_COLUMNS = {
@@ -88,8 +91,8 @@ function addLocks(parts: Parts, { events }: PostgresTables, outcomes: readonly O
 
 function addSettlements(parts: Parts, { events }: PostgresTables, outcomes: readonly Outcome[]): void {
   const settlements = settlementsOf(outcomes)
-  const removals = settlements.filter(({ settle }) => isRemoval(settle))
-  const changes = settlements.filter(({ settle }) => !isRemoval(settle))
+  const removals = settlements.filter(({ change }) => change.to === 'deleted')
+  const changes = settlements.flatMap(changeRows)
   if (removals.length > 0) {
     const { table, found } = parts.lookup('removing', HELD_COLUMNS, removals.map(heldRow), 'e.id')
     parts.add(
@@ -99,12 +102,12 @@ function addSettlements(parts: Parts, { events }: PostgresTables, outcomes: read
     )
   }
   if (changes.length > 0) {
-    const { table, found } = parts.lookup('s', CHANGE_COLUMNS, changes.map(changeRow), 'e.id')
+    const { table, found } = parts.lookup('s', CHANGE_COLUMNS, changes, 'e.id')
     parts.add(
       'changed',
       `UPDATE ${events} AS e SET state = s.becomes, error = coalesce(s.error, e.error),
         visible_at = clock_timestamp() + s.delay * interval '1 millisecond',
-        uncounted = CASE s.pardon WHEN 1 THEN e.uncounted + 1 WHEN 2 THEN e.attempt ELSE e.uncounted END,
+        uncounted = CASE s.pardon WHEN ${PARDON.one} THEN e.uncounted + 1 WHEN ${PARDON.all} THEN e.attempt ELSE e.uncounted END,
         died_at = CASE s.becomes WHEN ${STATE.dead} THEN clock_timestamp() END
       FROM ${table}
       WHERE ${found} AND ${held('s')} AND ${parts.applied('s', 'true')} RETURNING s.n`,
@@ -191,44 +194,23 @@ function eventRow({ id, type, body, headers, fingerprint, leased, due: when }: N
 interface Numbered {
   readonly n: number
   readonly settle: Settlement
+  readonly change: Change
   /** The event beside it that has to be new. */
   readonly event: string | undefined
 }
 
 function settlementsOf(outcomes: readonly Outcome[]): Numbered[] {
   return outcomes.flatMap(({ settle, append }, n) =>
-    settle ? [{ n, settle, event: append.find(isFingerprinted)?.id }] : [],
+    settle ? [{ n, settle, change: changeBy(settle), event: append.find(isFingerprinted)?.id }] : [],
   )
 }
 
-function isRemoval(settle: Settlement): boolean {
-  return settle.kind === 'discard' || (settle.kind === 'complete' && settle.keepMs === 0)
+function heldRow({ n, settle: { id, attempt }, change, event }: Numbered): Row {
+  return { n, id, attempt, event, needed: STATE[change.from] }
 }
 
-function heldRow({ n, settle: { id, attempt, kind }, event }: Numbered): Row {
-  const needed = kind === 'discard' || kind === 'revive' ? STATE.dead : STATE.leased
-  return { n, id, attempt, event, needed }
-}
-
-function changeRow(numbered: Numbered): Row {
-  const { settle } = numbered
-  const held = { ...heldRow(numbered), delay: 0 }
-  switch (settle.kind) {
-    case 'complete':
-      return { ...held, becomes: STATE.done, delay: settle.keepMs }
-    case 'retry':
-      return {
-        ...held,
-        becomes: STATE.waiting,
-        delay: settle.delayMs,
-        error: settle.error,
-        pardon: settle.counted ? 0 : 1,
-      }
-    case 'bury':
-      return { ...held, becomes: STATE.dead, error: settle.error }
-    case 'discard':
-      return held
-    case 'revive':
-      return { ...held, becomes: STATE.waiting, pardon: 2 }
-  }
+function changeRows(numbered: Numbered): Row[] {
+  const { to, inMs: delay, error, pardon } = numbered.change
+  if (to === 'deleted') return []
+  return [{ ...heldRow(numbered), becomes: STATE[to], delay, error, pardon: PARDON[pardon] }]
 }
