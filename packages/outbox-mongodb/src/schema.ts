@@ -1,5 +1,5 @@
-import { UnsupportedBackendError } from 'outbox-core'
-import type { MongoDatabase } from './client.ts'
+import { assertKnownSchema, UnsupportedBackendError } from 'outbox-core'
+import { findAll, type MongoDatabase } from './client.ts'
 import { hasCode } from './errors.ts'
 
 export interface CollectionNames {
@@ -59,6 +59,10 @@ export const BY_RETENTION: { readonly hint: string } = { hint: DONE.name }
 export const BY_DEATH: { readonly hint: string } = { hint: DEAD.name }
 export const BY_EXPIRY: { readonly hint: string } = { hint: EXPIRES.name }
 
+/** Of collections and indexes as they are here. Raised when a worker of the version before could no longer find its way. */
+const VERSION = 1
+const NOTE = 'schema'
+
 const NAMESPACE_NOT_FOUND = 26
 const NAMESPACE_EXISTS = 48
 const WIRE_VERSION_5_0 = 13
@@ -67,12 +71,19 @@ const INDEX_CONFLICTS = [85, 86]
 /**
  * Creates collections and indexes that are missing; where nothing is, it only looks, and needs no right to create.
  *
- * @throws UnsupportedBackendError for a standalone server, an old one, or an index in the way
+ * @throws UnsupportedBackendError for a standalone server, an old one, or an index in the way; NewerSchemaError
  */
 export async function createCollections(db: MongoDatabase, names: CollectionNames): Promise<void> {
   await assertSupported(db)
+  const notes = db.collection(`${names.events}_notes`)
+  const [note] = await findAll<{ version?: unknown }>(notes, { _id: NOTE }, 1)
+  if (note) assertKnownSchema(`collection "${names.events}"`, Number(note.version), VERSION)
   await createCollection(db, names.events, [OPEN, DONE, DEAD])
   await createCollection(db, names.payloads, [EXPIRES])
+  if (note?.version === VERSION) return
+  // Another process may be of a newer version and quicker.
+  const noted = { version: { $max: ['$version', VERSION] } }
+  await notes.updateOne({ _id: NOTE }, [{ $set: noted }], { writeConcern: { w: 'majority' }, upsert: true })
 }
 
 async function createCollection(db: MongoDatabase, name: string, indexes: readonly Index[]): Promise<void> {

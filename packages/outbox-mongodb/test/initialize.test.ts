@@ -1,4 +1,4 @@
-import { NotInitializedError, UnsupportedBackendError } from 'outbox-core'
+import { NewerSchemaError, NotInitializedError, UnsupportedBackendError } from 'outbox-core'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { completing, event, opened, outcome } from './opened.ts'
@@ -9,7 +9,22 @@ describe.skipIf(url === undefined)('MongoDB, initialized', () => {
   test('once more it only looks', async () => {
     const { outbox, during } = await opened()
     const commands = await during(() => outbox.initialize())
-    expect(commands).toEqual(['hello', 'listIndexes', 'listIndexes'])
+    expect(commands).toEqual(['hello', 'find', 'listIndexes', 'listIndexes'])
+  })
+
+  test('what a newer version has laid out is left as it is; what an older one has is brought up to date', async () => {
+    const { db, outbox } = await opened()
+    const notes = db.collection<{ _id: string; version: number }>('outbox_events_notes')
+    expect(await notes.find().toArray()).toEqual([{ _id: 'schema', version: 1 }])
+    await notes.updateOne({ _id: 'schema' }, { $set: { version: 2 } })
+    await db.collection('saga_store').drop()
+    await expect(outbox.initialize()).rejects.toThrow(NewerSchemaError)
+    await expect(outbox.initialize()).rejects.toThrow(/"outbox_events" has schema version 2, .* none after 1/)
+    expect(await db.listCollections({ name: 'saga_store' }).toArray()).toEqual([])
+    expect(await notes.find().toArray()).toEqual([{ _id: 'schema', version: 2 }])
+    await notes.deleteMany()
+    await outbox.initialize()
+    expect(await notes.find().toArray()).toEqual([{ _id: 'schema', version: 1 }])
   })
 
   test('side by side, by several processes, each finds all of it', async () => {
