@@ -47,15 +47,17 @@ export interface MongoDatabase {
   command(command: object, options?: object): Promise<{ readonly [field: string]: unknown }>
 }
 
-/** How long a client waits for an answer; 0 or nothing for ever. */
-export interface MongoTimeouts {
+/** What a client was set to, as far as it matters here. */
+export interface MongoClientSettings {
+  /** How long it waits for an answer; 0 or nothing for ever. */
   readonly socketTimeoutMS?: number | undefined
   readonly timeoutMS?: number | undefined
+  readonly retryWrites?: boolean | undefined
 }
 
 /** The part of a MongoClient that is used, of the drivers 6 and 7 alike. */
 export interface MongoClientLike<Session extends MongoSession> {
-  readonly options?: MongoTimeouts
+  readonly options?: MongoClientSettings
   db(name?: string, options?: object): MongoDatabase
   startSession(): Session
 }

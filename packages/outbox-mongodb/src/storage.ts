@@ -20,7 +20,7 @@ import {
   type MongoTransactionOptions,
 } from './client.ts'
 import { mapped, mongoWriteError } from './errors.ts'
-import { leaseDue } from './lease.ts'
+import { Leases } from './lease.ts'
 import { heldFilter, inMs } from './operations.ts'
 import { listDead, stats, stored } from './reading.ts'
 import {
@@ -56,6 +56,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   readonly #names: CollectionNames
   readonly #events: MongoCollection
   readonly #payloads: MongoCollection
+  readonly #leases: Leases
   readonly #writer: OutcomeWriter
   readonly listen?: (wake: () => void) => Promise<() => Promise<void>>
 
@@ -70,6 +71,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
     this.#names = names
     this.#events = this.#db.collection(names.events)
     this.#payloads = this.#db.collection(names.payloads)
+    this.#leases = new Leases(this.#events)
     this.#writer = new OutcomeWriter(this.#events, this.#payloads)
     if (watch) this.listen = (wake) => this.#watch(wake)
   }
@@ -104,7 +106,9 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
       return mapped(this.#writer.write(outcomes, within(tx)))
     }
     if (outcomes.length === 0) return []
-    if (this.#writer.isOneOperation(outcomes)) {
+    // The driver always repeats a commit whose answer was lost; one operation only where it was not told otherwise.
+    const repeats = this.client.options?.retryWrites !== false
+    if (repeats && this.#writer.isOneOperation(outcomes)) {
       return (await mapped(this.#writer.writeHeld(outcomes, MAJORITY), mongoWriteError)) ?? []
     }
     const results = await transact(this.client, async (session) => {
@@ -119,7 +123,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
     assertMs(leaseMs)
-    const taken = await mapped(leaseDue(this.#events, limit, leaseMs))
+    const taken = await mapped(this.#leases.take(limit, leaseMs))
     // The server's own time of the lease, without asking for it.
     return taken.map((event) => ({ ...stored(event), leasedAt: event.visible.getTime() - leaseMs }))
   }
