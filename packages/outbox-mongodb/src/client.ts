@@ -48,7 +48,7 @@ export interface MongoDatabase {
 }
 
 /** What a client was set to, as far as it matters here. */
-export interface MongoClientSettings {
+interface MongoClientSettings {
   /** How long it waits for an answer; 0 or nothing for ever. */
   readonly socketTimeoutMS?: number | undefined
   readonly timeoutMS?: number | undefined

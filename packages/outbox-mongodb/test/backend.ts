@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { type ClientSession, MongoClient } from 'mongodb'
 import { type Backend, type RawEvent, until } from 'outbox-core/testing'
 import { MongoDBOutbox, type MongoTransactionOptions } from '../src/index.ts'
+import { dropUsers, LEAST_RIGHTS, userWith } from './least-rights.ts'
 
 interface RawDocument {
   _id: string
@@ -11,11 +12,22 @@ interface RawDocument {
 // As many as the client may have, all of them from the start: one more would be noticed.
 const POOL_SIZE = 5
 
-/** A MongoDB backend: a database of its own for every place. The outbox's clients are of the given driver. */
+export interface MongoBackendOptions {
+  /** @default 'mongodb' */
+  readonly name?: string
+  /** Of the outbox's clients. */
+  readonly Client?: typeof MongoClient
+  /** The outbox's clients have the rights that are documented, and no other; the URL is one of who may do everything. */
+  readonly restricted?: boolean
+}
+
+/** What a user writes beside the outbox needs rights of its own. */
+const OWN_RIGHTS = { collection: 'business', actions: ['insert'] }
+
+/** A MongoDB backend: a database of its own for every place. */
 export function mongoBackend(
   url: string,
-  name = 'mongodb',
-  Client: typeof MongoClient = MongoClient,
+  { name = 'mongodb', Client = MongoClient, restricted = false }: MongoBackendOptions = {},
 ): Backend<ClientSession, MongoTransactionOptions> {
   return {
     name,
@@ -23,19 +35,6 @@ export function mongoBackend(
       const database = `place_${randomUUID().replaceAll('-', '').slice(0, 16)}`
       const clients: MongoClient[] = []
       let commands = 0
-      const connect = async (appName: string): Promise<MongoClient> => {
-        const client = new Client(url, {
-          monitorCommands: true,
-          appName,
-          minPoolSize: POOL_SIZE,
-          maxPoolSize: POOL_SIZE,
-          serverMonitoringMode: 'poll',
-        })
-        client.on('commandStarted', () => commands++)
-        clients.push(client)
-        return client.connect()
-      }
-      const client = await connect(database)
       const raw = await new MongoClient(url).connect()
       clients.push(raw)
       const db = raw.db(database)
@@ -43,6 +42,23 @@ export function mongoBackend(
       const payloads = db.collection<RawDocument>('saga_store')
       const business = db.collection('business')
       await db.createCollection('business')
+      if (restricted) await new MongoDBOutbox(raw, { database }).initialize()
+      const theirs = restricted ? await userWith(db, url, [...LEAST_RIGHTS, OWN_RIGHTS]) : url
+      const connect = async (appName: string): Promise<MongoClient> => {
+        const client = new Client(theirs, {
+          monitorCommands: true,
+          appName,
+          minPoolSize: POOL_SIZE,
+          maxPoolSize: POOL_SIZE,
+          serverMonitoringMode: 'poll',
+        })
+        client.on('commandStarted', ({ commandName }) => {
+          if (!commandName.startsWith('sasl')) commands++
+        })
+        clients.push(client)
+        return client.connect()
+      }
+      const client = await connect(database)
       const outbox = new MongoDBOutbox<ClientSession>(client, { ...options, database })
       await outbox.initialize()
       return {
@@ -88,6 +104,7 @@ export function mongoBackend(
         },
         async destroy() {
           await outbox.close()
+          if (restricted) await dropUsers(db)
           await db.dropDatabase()
           await Promise.all(clients.map((one) => one.close()))
         },
