@@ -27,6 +27,15 @@ const CLIENTS: [string, MongoClientOptions][] = [
   ['reads snapshots', { readConcern: { level: 'snapshot' } }],
   ['compresses', { compressors: ['zlib'] }],
   ['asks for the strict API', { serverApi: { version: '1', strict: true, deprecationErrors: true } }],
+  ['limits the time of every call', { timeoutMS: 30_000 }],
+  ['checks no text', { enableUtf8Validation: false }],
+  ['leaves ids to the server', { forceServerObjectId: true }],
+  ['waits for one member only', { writeConcern: { w: 1, journal: false } }],
+  [
+    'reads from secondaries that are not far behind',
+    { readPreference: 'secondary', maxStalenessSeconds: 90 },
+  ],
+  ['reads what a majority has', { readConcern: { level: 'majority' }, retryReads: false }],
   ['has one connection', { maxPoolSize: 1, waitQueueTimeoutMS: 5_000 }],
 ]
 
