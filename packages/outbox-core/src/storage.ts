@@ -238,8 +238,11 @@ export interface Storage<Tx, TxOptions = never> {
   /** The bytes, or undefined when missing or expired. Inside `tx` it sees what `tx` has put and removed. */
   getPayload(id: string, tx?: Tx): Promise<Uint8Array | undefined>
 
-  /** Deletes up to `limit` finished events past their retention, and up to `limit` expired payloads. */
-  purge(limit: number): Promise<Purged>
+  /**
+   * Deletes up to `limit` finished events past their retention, and up to `limit` expired payloads. Workers call it again
+   * and again, with `background`: where the database deletes expired payloads by itself, they may be left to it then.
+   */
+  purge(limit: number, options?: { readonly background?: boolean }): Promise<Purged>
 
   /**
    * Dead letters, oldest first. Inside `tx` it never waits for a lock that `tx` holds; a storage whose transactions are

@@ -108,9 +108,9 @@ describe('purge', () => {
   test('takes all there is in one round, in bounded batches', async () => {
     const { clock, bus, outbox, storage } = still({ purgeInterval: '1m' })
     const { purge } = storage
-    const limits: number[] = []
-    storage.purge = (limit) => {
-      limits.push(limit)
+    const calls: [number, boolean | undefined][] = []
+    storage.purge = (limit: number, options?: { background?: boolean }) => {
+      calls.push([limit, options?.background])
       return purge.call(storage, limit)
     }
     expired(storage, 2_500)
@@ -120,7 +120,7 @@ describe('purge', () => {
     expect(storage.payloads.size).toBe(0)
     expired(storage, 2_500)
     expect(await outbox.sagaStore('1h').cleanup()).toBe(2_500)
-    expect(limits).toEqual(Array(6).fill(1_000))
+    expect(calls).toEqual([...Array(3).fill([1_000, true]), ...Array(3).fill([1_000, undefined])])
   })
 })
 

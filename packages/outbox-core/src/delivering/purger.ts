@@ -41,8 +41,9 @@ export class Purger {
   async #purge(): Promise<void> {
     try {
       while (this.#running) {
-        const purging = answeredWithin(this.#core.clock, this.#deadlineMs, () => this.#core.purge(BATCH))
-        const { events, payloads } = await purging
+        const { events, payloads } = await answeredWithin(this.#core.clock, this.#deadlineMs, () =>
+          this.#core.purge(BATCH, { background: true }),
+        )
         if (events < BATCH && payloads < BATCH) return
       }
     } catch {

@@ -116,8 +116,8 @@ export class OutboxCore<Tx = unknown, TxOptions = never> {
   }
 
   /** Deletes one bounded batch of what has expired. */
-  purge(limit: number): Promise<Purged> {
-    return this.#log.purge(() => this.storage.purge(limit))
+  purge(limit: number, options: { readonly background?: boolean } = {}): Promise<Purged> {
+    return this.#log.purge(() => this.storage.purge(limit, options))
   }
 
   async #own<R>(fn: (tx: Tx) => R | Promise<R>, options: TxOptions | undefined): Promise<R> {
