@@ -53,13 +53,12 @@ export interface PayloadItem {
   /** Seconds, rounded up: what DynamoDB's time to live reads. */
   readonly expires_at: number
   readonly expires_ms: number
-  readonly expiry_shard: string
 }
 
 const LAST_MOMENT = 8_639_999_999_999_999
 const LARGEST_PART: PayloadItem = {
   ...{ id: `${'x'.repeat(128)}#10`, data: new Uint8Array(), parts: 10, token: randomUUID() },
-  ...{ expires_at: Math.ceil(LAST_MOMENT / 1000), expires_ms: LAST_MOMENT, expiry_shard: '255' },
+  ...{ expires_at: Math.ceil(LAST_MOMENT / 1000), expires_ms: LAST_MOMENT },
 }
 
 /** How many of a payload's bytes an item takes beside all else. */
@@ -166,7 +165,7 @@ export class Items {
       const item: PayloadItem = {
         id: partId(id, part),
         data: data.slice(part * PART_BYTES, (part + 1) * PART_BYTES),
-        ...{ parts, token, expires_at: Math.ceil(at / 1000), expires_ms: at, expiry_shard: this.shard(id) },
+        ...{ parts, token, expires_at: Math.ceil(at / 1000), expires_ms: at },
       }
       return { TableName: this.#tables.payloads, Item: item }
     })

@@ -12,6 +12,8 @@ export class Purge {
   readonly #client: DocumentClient
   readonly #tables: Tables
   readonly #queries: Queries
+  /** The last item that was looked at, when there are more. */
+  #after: string | undefined
 
   constructor(client: DocumentClient, tables: Tables, queries: Queries) {
     this.#client = client
@@ -31,18 +33,25 @@ export class Purge {
     return deleted.length
   }
 
-  /** Expired payloads with all their parts; returns how many payloads. */
+  /**
+   * Expired payloads with all their parts; returns how many payloads. Reads the table once from where the last call ended,
+   * and from the start after the end.
+   */
   async payloads(now: number, limit: number): Promise<number> {
-    for (let payloads = 0; ; ) {
-      const ids = await this.#queries.expired(now, limit - payloads)
-      const deleted = await this.#delete(ids, {
+    let payloads = 0
+    let restarts = this.#after === undefined ? 0 : 1
+    for (;;) {
+      const { ids, next } = await this.#queries.expired(now, this.#after)
+      const taken = upTo(limit - payloads, ids)
+      const deleted = await this.#delete(taken, {
         TableName: this.#tables.payloads,
         ConditionExpression: 'expires_ms <= :now',
         ExpressionAttributeValues: { ':now': now },
       })
       payloads += deleted.filter((id) => !isPart(id)).length
-      // A page may be short though more follow.
-      if (payloads === limit || deleted.length === 0) return payloads
+      this.#after = taken.length < ids.length ? (taken.at(-1) ?? this.#after) : next
+      if (payloads === limit) return payloads
+      if (this.#after === undefined && restarts-- === 0) return payloads
     }
   }
 
@@ -65,4 +74,11 @@ export class Purge {
       return isUnanswered() && found['id'] === undefined
     }
   }
+}
+
+/** The first of these items that hold so many payloads, and the parts between them. */
+function upTo(payloads: number, ids: readonly string[]): readonly string[] {
+  let left = payloads
+  const end = ids.findIndex((id) => !isPart(id) && left-- === 0)
+  return end === -1 ? ids : ids.slice(0, end)
 }

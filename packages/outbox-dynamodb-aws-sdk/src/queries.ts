@@ -1,12 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { BatchGetItemCommand, QueryCommand, type QueryCommandInput } from '@aws-sdk/client-dynamodb'
+import {
+  BatchGetItemCommand,
+  QueryCommand,
+  type QueryCommandInput,
+  ScanCommand,
+} from '@aws-sdk/client-dynamodb'
 import { type DeadCursor, type DeadQuery, StorageError, type StorageStats } from 'outbox-core'
 import { type Attributes, attributes, plain } from './attributes.ts'
 import { type DocumentClient, send } from './client.ts'
 import { doneIn, type EventItem } from './items.ts'
 import type { Layout } from './layout.ts'
 import { parallel, whatSucceeds } from './parallel.ts'
-import { CLOSED_INDEX, DUE_INDEX, EXPIRY_INDEX, type Tables } from './schema.ts'
+import { CLOSED_INDEX, DUE_INDEX, type Tables } from './schema.ts'
 
 /** What the due index says of an event, possibly a moment ago. */
 export interface DueEvent {
@@ -19,9 +24,8 @@ interface ClosedEvent {
   readonly closed_at: number
 }
 
-interface ExpiringItem {
+interface ItemKey {
   readonly id: string
-  readonly expires_ms: number
 }
 
 /** Dead letters, and the index's key of the last one when there may be more. */
@@ -73,19 +77,21 @@ export class Queries {
     return done.slice(0, limit).map(({ id }) => id)
   }
 
-  /** Ids of items that hold expired payloads. */
-  async expired(now: number, limit: number): Promise<readonly string[]> {
-    const expired = await this.#first<ExpiringItem>(
-      (shard) => ({
-        TableName: this.#tables.payloads,
-        IndexName: EXPIRY_INDEX,
-        KeyConditionExpression: 'expiry_shard = :shard AND expires_ms <= :now',
-        ExpressionAttributeValues: attributes({ ':shard': shard, ':now': now }),
-      }),
-      ({ expires_ms }) => expires_ms,
-      limit,
-    )
-    return expired.slice(0, limit).map(({ id }) => id)
+  /**
+   * Ids of items that hold expired payloads, and where to go on, in some order. It reads the whole table, as much of it as
+   * DynamoDB reads at once.
+   */
+  async expired(now: number, after: string | undefined): Promise<{ ids: readonly string[]; next?: string }> {
+    const request = new ScanCommand({
+      TableName: this.#tables.payloads,
+      ProjectionExpression: 'id',
+      FilterExpression: 'expires_ms <= :now',
+      ExpressionAttributeValues: attributes({ ':now': now }),
+      ...(after !== undefined && { ExclusiveStartKey: attributes({ id: after }) }),
+    })
+    const { Items = [], LastEvaluatedKey: last } = await send<Page<Attributes>>(this.#client, request)
+    const ids = Items.map((item) => plain<ItemKey>(item).id)
+    return { ids, ...(last && { next: plain<ItemKey>(last).id }) }
   }
 
   /** A page of dead letters, by when they died. */

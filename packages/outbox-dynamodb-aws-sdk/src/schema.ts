@@ -27,7 +27,6 @@ export interface Tables {
 
 export const DUE_INDEX = 'due'
 export const CLOSED_INDEX = 'closed'
-export const EXPIRY_INDEX = 'expiry'
 export const TTL_ATTRIBUTE = 'expires_at'
 
 /** @throws ConfigurationError naming the option and its value */
@@ -71,12 +70,8 @@ export function eventsTable(options: DynamoDBTableOptions = {}): CreateTableComm
 export function payloadsTable(options: DynamoDBTableOptions = {}): CreateTableCommandInput {
   return {
     ...definition(tablesOf(options).payloads),
-    AttributeDefinitions: [
-      { AttributeName: 'id', AttributeType: 'S' },
-      { AttributeName: 'expiry_shard', AttributeType: 'S' },
-      { AttributeName: 'expires_ms', AttributeType: 'N' },
-    ],
-    GlobalSecondaryIndexes: [index(EXPIRY_INDEX, 'expiry_shard', 'expires_ms')],
+    // No index of what expires: it would cost as much again as a small payload, and DynamoDB deletes by itself.
+    AttributeDefinitions: [{ AttributeName: 'id', AttributeType: 'S' }],
   }
 }
 

@@ -115,12 +115,13 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, its tables', () => {
       ],
       [
         {
-          payloads: (table) => {
-            for (const { KeySchema } of table.GlobalSecondaryIndexes ?? []) KeySchema?.pop()
+          events: (table) => {
+            const closed = table.GlobalSecondaryIndexes?.find(({ IndexName }) => IndexName === 'closed')
+            closed?.KeySchema?.pop()
             table.AttributeDefinitions?.pop()
           },
         },
-        /lacks \[index expiry/,
+        /lacks \[index closed/,
       ],
     ]
     for (const [changes, message] of cases) {
