@@ -19,7 +19,7 @@ const REFUSED = /^(Validation|Serialization|ItemCollectionSizeLimitExceeded)Exce
 const REFUSED_REASON = /^(ValidationError|ItemCollectionSizeLimitExceeded)$/
 const TOO_LARGE_STATUS = 413
 const PASSING =
-  /^(ProvisionedThroughputExceeded|Thrott(ling|led)|RequestThrottled|RequestLimitExceeded|TooManyRequests|LimitExceeded|TransactionConflict|TransactionInProgress|ReplicatedWriteConflict|InternalServer|InternalFailure|ServiceUnavailable|RequestTimeout)(Error|Exception)?$/
+  /^(ProvisionedThroughputExceeded|Thrott(ling|led)|RequestThrottled|RequestLimitExceeded|TooManyRequests|LimitExceeded|TransactionConflict|TransactionInProgress|ResourceInUse|ReplicatedWriteConflict|InternalServer|InternalFailure|ServiceUnavailable|RequestTimeout)(Error|Exception)?$/
 const PASSING_REASON = /^(None|TransactionConflict|ProvisionedThroughputExceeded|ThrottlingError)$/
 // They are fetched or refreshed beside the requests, and may be there for the next one.
 const CREDENTIALS = /^(CredentialsProviderError|TokenProviderError|ExpiredToken(Exception)?|RequestExpired)$/

@@ -58,10 +58,12 @@ export class OutcomeWriter {
   }
 
   /**
-   * Applies each outcome by itself: no transaction holds a batch. When one fails, the call fails after all others have
-   * been tried; repeated with the same outcomes, it knows those that went through, which would be lost otherwise.
+   * Applies each outcome by itself: no transaction holds a batch. What can be judged of them is judged before the first
+   * is sent. When one fails then, the call fails after all others have been tried; repeated with the same outcomes, it
+   * knows those that went through, which would be lost otherwise.
    */
   async write(outcomes: readonly Outcome[]): Promise<readonly OutcomeResult[]> {
+    if (outcomes.length > 1) for (const outcome of outcomes) this.#judge(outcome)
     const attempts = await attempted(
       outcomes,
       async (outcome) => this.#results.get(outcome) ?? this.#apply(outcome),
@@ -112,14 +114,9 @@ export class OutcomeWriter {
 
   async #apply(outcome: Outcome): Promise<OutcomeResult> {
     const { settle, append, put, remove } = outcome
-    const alone = append.length + put.length + remove.length === 0
-    if (alone) return settle ? this.#settling.apply(outcome, settle) : APPLIED
-    const items: TransactItem[] = [
-      ...(settle ? [this.#items.settle(settle)] : []),
-      ...append.map((event) => ({ Put: this.#items.append(event) })),
-      ...put.flatMap((record) => this.#items.put(record).map((item) => ({ Put: item }))),
-      ...(await this.#removals(remove)),
-    ]
+    if (append.length + put.length + remove.length === 0)
+      return settle ? this.#settling.apply(outcome, settle) : APPLIED
+    const items = [...this.#written(outcome), ...(await this.#removals(remove))]
     assertSize(items)
     const canceled = await this.#transact(items)
     if (!canceled) return APPLIED
@@ -134,12 +131,28 @@ export class OutcomeWriter {
     throw refusal(canceled)
   }
 
+  /** @throws EventTooLargeError, StorageError, TransactionTooLargeError */
+  #judge(outcome: Outcome): void {
+    if (this.#results.has(outcome)) return
+    assertSize([
+      ...this.#written(outcome),
+      ...outcome.remove.flatMap((id) => removals(this.#items.remove(id, 1))),
+    ])
+  }
+
+  /** An outcome's items, without those that it removes. */
+  #written({ settle, append, put }: Outcome): TransactItem[] {
+    return [
+      ...(settle ? [this.#items.settle(settle)] : []),
+      ...append.map((event) => ({ Put: this.#items.append(event) })),
+      ...put.flatMap((record) => this.#items.put(record).map((item) => ({ Put: item }))),
+    ]
+  }
+
   async #removals(ids: readonly string[]): Promise<TransactItem[]> {
-    const removals: TransactItem[] = []
-    for (const id of ids) {
-      for (const item of this.#items.remove(id, await this.parts(id))) removals.push({ Delete: item })
-    }
-    return removals
+    const items: TransactItem[] = []
+    for (const id of ids) items.push(...removals(this.#items.remove(id, await this.parts(id))))
+    return items
   }
 
   /** Sends a transaction until it is written or cancelled for good. */
@@ -181,6 +194,10 @@ export class OutcomeWriter {
       for (const claim of claims.get(event.id) ?? []) payloads.delete(claim)
     }
   }
+}
+
+function removals(items: readonly NonNullable<TransactItem['Delete']>[]): TransactItem[] {
+  return items.map((item) => ({ Delete: item }))
 }
 
 /** Whether a failure says nothing about what was to be written. */

@@ -196,7 +196,6 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, refusing', () => {
     await storage.write([outcome({ append: ids.map((id) => event(id)) })])
     const leased = await storage.lease(5, 60_000)
     const batch = leased.map((lease) => {
-      if (lease.id === 'b') return outcome({ settle: { ...later, ...lease, delayMs: Number.NaN } })
       if (lease.id === 'd') return outcome({ settle: { kind: 'bury', ...lease, error: 'x'.repeat(410_000) } })
       return completing(lease)
     })
@@ -205,16 +204,36 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, refusing', () => {
     const error = await storage.write(batch).catch((thrown) => thrown)
     expect(error).toBeInstanceOf(StorageError)
     expect(blameOf(error)).toBe('event')
-    expect(await outbox.stats()).toMatchObject({ leased: 3 })
+    expect(await outbox.stats()).toMatchObject({ leased: 2 })
     // Written one by one, as core does then, each has its own answer, and those that were applied know it.
     const apart = await during(async () => {
       const results = await Promise.allSettled(batch.map((one) => storage.write([one])))
       expect(results.map((one) => one.status)).toEqual([
-        ...['fulfilled', 'rejected', 'fulfilled', 'rejected', 'fulfilled'],
+        ...['fulfilled', 'fulfilled', 'fulfilled', 'rejected', 'fulfilled'],
       ])
       expect(results[4]).toMatchObject({ value: [{ status: 'applied' }] })
     })
     expect(apart.toSorted()).toEqual(['DeleteCommand', 'UpdateCommand'])
+    expect(await outbox.stats()).toMatchObject({ leased: 1 })
+  })
+
+  test('what can be judged of a write is judged before anything of it is sent', async () => {
+    const { outbox, during } = await opened()
+    const { storage } = outbox
+    await storage.write([outcome({ append: ['a', 'b'].map((id) => event(id)) })])
+    const [good, other] = await storage.lease(2, 60_000)
+    const lease = { id: other?.id ?? '', attempt: 1 }
+    const refused = [
+      outcome({ settle: { ...later, ...lease, delayMs: Number.NaN } }),
+      outcome({ append: [event('c', { due: { at: Number.NaN } })] }),
+      outcome({ put: [payload('claim', Uint8Array.of(1), Number.NaN)] }),
+      outcome({ append: [event('c', { body: 'x'.repeat(410_000) })] }),
+      outcome({ append: Array.from({ length: 101 }, (_, n) => event(`many-${n}`)) }),
+    ]
+    for (const last of refused) {
+      const write = () => storage.write([completing(good ?? lease), last])
+      expect(await during(() => expect(write()).rejects.toThrow())).toEqual([])
+    }
     expect(await outbox.stats()).toMatchObject({ leased: 2 })
   })
 
