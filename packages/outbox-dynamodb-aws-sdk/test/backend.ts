@@ -23,6 +23,7 @@ function documentClient(url: string): DynamoDBDocumentClient {
 export function dynamoBackend(
   url: string,
   more: DynamoDBAwsSdkOutboxOptions = {},
+  sent: (command: string, input: object) => void = () => {},
 ): Backend<DynamoDBTransaction> {
   return {
     name: 'lib-dynamodb',
@@ -36,10 +37,12 @@ export function dynamoBackend(
       const connect = (): DynamoDBDocumentClient => {
         const client = documentClient(url)
         client.middlewareStack.add(
-          (next) => (args) => {
-            requests++
-            return next(args)
-          },
+          (next, { commandName }) =>
+            (args) => {
+              requests++
+              sent(String(commandName), args.input)
+              return next(args)
+            },
           { step: 'initialize' },
         )
         clients.push(client)
