@@ -24,8 +24,8 @@ export interface OutboxTables {
 
 /**
  * The outbox's tables for drizzle-kit: `export const { events, payloads, migrations } = outboxTables()` in your schema
- * file makes `drizzle-kit generate` create them. `outbox.initialize()` then only adds what Drizzle can't express, which
- * is speed: how `data` is stored, and how often the events are vacuumed.
+ * file makes `drizzle-kit generate` create them. `outbox.initialize()` is not needed then. Called by their owner it adds
+ * what Drizzle can't express, which is speed: how `data` and `body` are stored, and how often the events are vacuumed.
  *
  * @param options the same names as the outbox's
  * @throws ConfigurationError naming the option and its value

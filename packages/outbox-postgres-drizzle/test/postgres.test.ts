@@ -11,6 +11,7 @@ import { postgresFaults } from '../../../test/postgres-faults.ts'
 import { postgresParts } from '../../../test/postgres-parts.ts'
 import { postgresRefusals } from '../../../test/postgres-refusals.ts'
 import { postgresSuite } from '../../../test/postgres-suite.ts'
+import { postgresUpgrades } from '../../../test/postgres-upgrades.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { PostgresDrizzleOutbox, type PostgresListener } from '../src/index.ts'
 import { nodePostgres, postgresJs } from './clients.ts'
@@ -45,6 +46,8 @@ describe.skipIf(url === undefined)('Postgres', () => {
   postgresParts('Drizzle on postgres.js, parts', url, postgresJs)
   postgresRefusals('Drizzle on node-postgres, refusals', url, nodePostgres)
   postgresRefusals('Drizzle on postgres.js, refusals', url, postgresJs)
+  postgresUpgrades('Drizzle on node-postgres, upgrades', url, nodePostgres)
+  postgresUpgrades('Drizzle on postgres.js, upgrades', url, postgresJs)
 
   describe('Drizzle', () => {
     const schema = `drizzle_${randomUUID().slice(0, 8)}`

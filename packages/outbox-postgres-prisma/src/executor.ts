@@ -27,6 +27,7 @@ export class PrismaExecutor<Tx extends PrismaTransaction>
   implements PostgresExecutor<Tx, PrismaTransactionOptions>
 {
   readonly client: object
+  readonly patient = { maxWait: 30_000, timeout: 600_000 } as const
   readonly #prisma: PrismaClientLike<Tx>
 
   /** @throws ConfigurationError */

@@ -7,6 +7,7 @@ import { postgresFaults } from '../../../test/postgres-faults.ts'
 import { postgresParts } from '../../../test/postgres-parts.ts'
 import { postgresRefusals } from '../../../test/postgres-refusals.ts'
 import { postgresSuite } from '../../../test/postgres-suite.ts'
+import { postgresUpgrades } from '../../../test/postgres-upgrades.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { PostgresPrismaOutbox } from '../src/index.ts'
 import { connect, generateClient, generatedFolder, type TestPrisma } from './prisma.ts'
@@ -20,6 +21,7 @@ describe.skipIf(url === undefined)('Postgres', () => {
   postgresFaults('Prisma on adapter-pg, faults', url, (...args) => connect(PrismaClient, ...args))
   postgresParts('Prisma on adapter-pg, parts', url, (...args) => connect(PrismaClient, ...args))
   postgresRefusals('Prisma on adapter-pg, refusals', url, (...args) => connect(PrismaClient, ...args))
+  postgresUpgrades('Prisma on adapter-pg, upgrades', url, (...args) => connect(PrismaClient, ...args))
 
   describe('Prisma', () => {
     const schema = `prisma_${randomUUID().slice(0, 8)}`

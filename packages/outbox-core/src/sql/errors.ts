@@ -101,6 +101,16 @@ export function isSerializationFailure(thrown: unknown): boolean {
   return read(thrown).is(SERIALIZATION)
 }
 
+/** Whether another transaction was in the way, so that the same may be tried again. */
+export function isInTheWay(thrown: unknown): boolean {
+  return read(thrown).is(SERIALIZATION, /^55P03$/)
+}
+
+/** Whether the role may not do it. */
+export function isForbidden(thrown: unknown): boolean {
+  return read(thrown).is(/^42501$/)
+}
+
 /** An error and what caused it, as far as it can be told what went wrong. */
 interface Failure {
   readonly codes: readonly string[]

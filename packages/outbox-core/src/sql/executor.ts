@@ -7,6 +7,8 @@ export interface PostgresExecutor<Tx, TxOptions> {
   readonly client: object
   /** Runs one statement, with `$1`, `$2` … for its parameters, in `tx` or on its own. */
   query(text: string, parameters: readonly PostgresParameter[], tx?: Tx): Promise<readonly object[]>
+  /** Options for a transaction that may take minutes, where the client ends one earlier than that by itself. */
+  readonly patient?: TxOptions
   /** The client's own transaction. */
   transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R>
   /** @throws ForeignTransactionError or TransactionMissingError unless `tx` is a transaction of the client */

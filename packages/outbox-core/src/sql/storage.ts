@@ -16,8 +16,9 @@ import { isFingerprinted } from './append.ts'
 import { postgresError, postgresStatementError, postgresWriteError } from './errors.ts'
 import type { PostgresExecutor, PostgresListener } from './executor.ts'
 import { listenOn } from './listen.ts'
+import { migratePostgres } from './migrate.ts'
 import { StatementRunner } from './runner.ts'
-import { migratePostgres, type PostgresTableOptions, type PostgresTables, postgresTables } from './schema.ts'
+import { type PostgresTableOptions, type PostgresTables, postgresTables } from './schema.ts'
 import {
   announceStatement,
   deadStatement,
@@ -74,7 +75,6 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   readonly client: object
   readonly writesTogether = true
   readonly #executor: PostgresExecutor<Tx, TxOptions>
-  readonly #options: PostgresStorageOptions
   readonly #tables: PostgresTables
   readonly #runner: StatementRunner<Tx, TxOptions>
   readonly listen?: (wake: () => void, lost?: (error: Error) => void) => Promise<() => Promise<void>>
@@ -85,7 +85,6 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     this.client = executor.client
     this.#executor = executor
     this.#runner = new StatementRunner(executor)
-    this.#options = options
     this.#tables = postgresTables(options)
     const { listener, notify = listener !== undefined } = options
     if (listener) {
@@ -96,7 +95,7 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   }
 
   async initialize(): Promise<void> {
-    await migratePostgres(this.#executor, this.#options).catch(rethrow)
+    await migratePostgres(this.#executor, this.#tables).catch(rethrow)
   }
 
   async transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R> {
