@@ -89,16 +89,24 @@ export class Connection {
 
   /** Runs statements as one transaction, without giving way to other code. */
   atomically<R>(run: () => R): Promise<R> {
-    return this.statements(() => {
-      this.#begin.run()
-      try {
-        const result = run()
-        this.#commit.run()
-        return result
-      } finally {
-        this.#rollBack()
-      }
-    })
+    return this.statements(() => this.#between(run))
+  }
+
+  /** Inside `statements`: the same for each of several, in one transaction. */
+  together<One, R>(several: readonly One[], run: (one: One) => R): R[] {
+    const all = (): R[] => several.map((one) => run(one))
+    return several.length > 1 ? this.#between(all) : all()
+  }
+
+  #between<R>(run: () => R): R {
+    this.#begin.run()
+    try {
+      const result = run()
+      this.#commit.run()
+      return result
+    } finally {
+      this.#rollBack()
+    }
   }
 
   /**

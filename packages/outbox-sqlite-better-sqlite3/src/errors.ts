@@ -19,7 +19,10 @@ const ADVICE: readonly (readonly [RegExp, string])[] = [
   [/^SQLITE_(BUSY|LOCKED)/, 'keep transactions of other connections short, or raise lockTimeout'],
   [/^SQLITE_FULL/, 'make room on the disk, or raise max_page_count'],
   [/^SQLITE_READONLY_DBMOVED/, 'the file was moved or deleted while it was open; open the database again'],
-  [/^SQLITE_READONLY/, 'the process must be able to write to the file and its directory'],
+  [
+    /^SQLITE_READONLY/,
+    'the process must be able to write to the file and its directory, and query_only must be off',
+  ],
   [/^SQLITE_(CORRUPT|NOTADB)/, 'restore the file from a backup'],
   [/connection is not open$/, 'keep the connection open until bus.stop() has resolved'],
   [ITERATING, 'finish the iterate() that is open on the connection, or use all()'],
@@ -34,7 +37,7 @@ export function isBusy(error: unknown): boolean {
 export function storageError(thrown: unknown): OutboxError {
   if (thrown instanceof OutboxError) return thrown
   const cause = toError(thrown)
-  if (/^no such table: /.test(cause.message)) {
+  if (/^no such (table|index): /.test(cause.message)) {
     return new NotInitializedError(`SQLite says "${cause.message}"; call outbox.initialize() once at start`, {
       cause,
     })

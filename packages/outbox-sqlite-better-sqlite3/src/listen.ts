@@ -15,8 +15,9 @@ const LAST_LOOK_AFTER_MS = 32
  */
 export function watchOtherConnections(connection: Connection, wake: () => void): () => void {
   const { db } = connection
-  if (db.memory || db.name === '') return () => {}
-  const name = basename(db.name)
+  const path = db.memory ? '' : realPath(connection)
+  if (path === '') return () => {}
+  const name = basename(path)
   let version: SqliteStatement | undefined
   const current = (): unknown => {
     version ??= connection.prepare('PRAGMA data_version').pluck(true)
@@ -58,7 +59,7 @@ export function watchOtherConnections(connection: Connection, wake: () => void):
   }
   let stop = (): void => {}
   try {
-    const watcher = watch(dirname(db.name), { persistent: false }, (_, file) => {
+    const watcher = watch(dirname(path), { persistent: false }, (_, file) => {
       if (file === null || file.startsWith(name)) lookSoon()
     })
     watcher.on('error', () => stop())
@@ -71,4 +72,10 @@ export function watchOtherConnections(connection: Connection, wake: () => void):
   }
   look()
   return () => stop()
+}
+
+// Where SQLite has its file, and the log beside it: behind links, and wherever the process has gone since.
+function realPath(connection: Connection): string {
+  const files = connection.prepare('PRAGMA database_list').all() as { name: string; file: string }[]
+  return files.find(({ name }) => name === 'main')?.file ?? ''
 }

@@ -1,4 +1,4 @@
-import { UnsupportedBackendError } from 'outbox-core'
+import { assertKnownSchema, UnsupportedBackendError } from 'outbox-core'
 import type { Connection } from './connection.ts'
 
 /** Checked names. */
@@ -14,33 +14,73 @@ export const NOW = "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)"
 /** What `state` holds. A leased event whose `visible_at` has passed is due again. */
 export const STATE = { waiting: 0, leased: 1, done: 2, dead: 3 } as const
 
-/** Numbered from 1. Never change one that was released: append another. Outboxes may share a table of payloads. */
-function migrations({ events, payloads }: Tables): readonly string[] {
+/** The indexes that statements name. */
+export const indexesOf = ({ events, payloads }: Tables) =>
+  ({
+    open: `${events}_open`,
+    done: `${events}_done`,
+    dead: `${events}_dead`,
+    expires: `${payloads}_expires`,
+  }) as const
+
+/** A name in the connection's own file: a temporary table, or one of an attached file, may be called the same. */
+export function inMain(name: string): string {
+  return `main."${name}"`
+}
+
+/** A table, and how it came to be what it is. */
+interface Layout {
+  readonly kind: 'events' | 'payloads'
+  readonly name: string
+  /** Numbered from 1. Never change one that was released: append another. */
+  readonly migrations: readonly string[]
+  /** As they are after the last migration. */
+  readonly indexes: readonly (readonly [name: string, on: string])[]
+}
+
+function layouts(tables: Tables): readonly Layout[] {
+  const { events, payloads } = tables
+  const { open, done, dead, expires } = indexesOf(tables)
   return [
-    `CREATE TABLE "${events}" (
-      seq INTEGER PRIMARY KEY,
-      id TEXT NOT NULL UNIQUE,
-      type TEXT NOT NULL,
-      body TEXT NOT NULL,
-      headers TEXT NOT NULL,
-      fingerprint TEXT,
-      created_at INTEGER NOT NULL,
-      visible_at INTEGER NOT NULL,
-      attempt INTEGER NOT NULL DEFAULT 0,
-      uncounted INTEGER NOT NULL DEFAULT 0,
-      state INTEGER NOT NULL DEFAULT 0,
-      error TEXT,
-      died_at INTEGER
-    ) STRICT;
-    CREATE INDEX "${events}_open" ON "${events}" (visible_at, seq) WHERE state < 2;
-    CREATE INDEX "${events}_done" ON "${events}" (visible_at) WHERE state = 2;
-    CREATE INDEX "${events}_dead" ON "${events}" (died_at, seq) WHERE state = 3;
-    CREATE TABLE IF NOT EXISTS "${payloads}" (
-      id TEXT PRIMARY KEY,
-      data BLOB NOT NULL,
-      expires_at INTEGER NOT NULL
-    ) STRICT;
-    CREATE INDEX IF NOT EXISTS "${payloads}_expires" ON "${payloads}" (expires_at);`,
+    {
+      kind: 'events',
+      name: events,
+      migrations: [
+        `CREATE TABLE ${inMain(events)} (
+          seq INTEGER PRIMARY KEY,
+          id TEXT NOT NULL UNIQUE,
+          type TEXT NOT NULL,
+          body TEXT NOT NULL,
+          headers TEXT NOT NULL,
+          fingerprint TEXT,
+          created_at INTEGER NOT NULL,
+          visible_at INTEGER NOT NULL,
+          attempt INTEGER NOT NULL DEFAULT 0,
+          uncounted INTEGER NOT NULL DEFAULT 0,
+          state INTEGER NOT NULL DEFAULT 0,
+          error TEXT,
+          died_at INTEGER
+        ) STRICT`,
+      ],
+      indexes: [
+        [open, '(visible_at, seq) WHERE state < 2'],
+        [done, '(visible_at) WHERE state = 2'],
+        [dead, '(died_at, seq) WHERE state = 3'],
+      ],
+    },
+    {
+      kind: 'payloads',
+      name: payloads,
+      // Outboxes that note their migrations apart may share one.
+      migrations: [
+        `CREATE TABLE IF NOT EXISTS ${inMain(payloads)} (
+          id TEXT PRIMARY KEY,
+          data BLOB NOT NULL,
+          expires_at INTEGER NOT NULL
+        ) STRICT`,
+      ],
+      indexes: [[expires, '(expires_at)']],
+    },
   ]
 }
 
@@ -52,33 +92,76 @@ export async function migrate(connection: Connection, tables: Tables): Promise<v
       'the SQLite connection is read-only; open it without { readonly: true }',
     )
   }
+  await connection.statements(() => assertSupported(connection))
   await connection.atomically(() => {
-    assertSupported(connection)
-    db.exec(
-      `CREATE TABLE IF NOT EXISTS "${tables.migrations}" (
-        events TEXT NOT NULL,
-        version INTEGER NOT NULL,
-        applied_at INTEGER NOT NULL,
-        PRIMARY KEY (events, version)
-      ) STRICT`,
-    )
-    const last = connection.prepare(
-      `SELECT coalesce(max(version), 0) AS done FROM "${tables.migrations}" WHERE events = ?`,
-    )
-    const { done } = last.get(tables.events) as { done: number }
-    const record = connection.prepare(`INSERT INTO "${tables.migrations}" VALUES (?, ?, ${NOW})`)
-    for (const [index, sql] of migrations(tables).entries()) {
-      if (index < done) continue
-      db.exec(sql)
-      record.run(tables.events, index + 1)
+    const notes = new Notes(connection, tables.migrations)
+    for (const { kind, name, migrations, indexes } of layouts(tables)) {
+      const done = notes.version(kind, name)
+      assertKnownSchema(`table "${name}"`, done, migrations.length)
+      for (const [index, sql] of migrations.entries()) {
+        if (index < done) continue
+        db.exec(sql)
+        notes.add(kind, name, index + 1)
+      }
+      for (const [index, on] of indexes) {
+        if (!exists(connection, 'index', index, name))
+          db.exec(`CREATE INDEX ${inMain(index)} ON "${name}" ${on}`)
+      }
     }
   })
 }
 
+/** Where migrations are noted, each with its table: outboxes may share one, or have tables of their own. */
+class Notes {
+  readonly #connection: Connection
+  readonly #table: string
+
+  constructor(connection: Connection, table: string) {
+    this.#connection = connection
+    this.#table = inMain(table)
+    connection.db.exec(
+      `CREATE TABLE IF NOT EXISTS ${this.#table} (
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL COLLATE NOCASE,
+        version INTEGER NOT NULL,
+        applied_at INTEGER NOT NULL,
+        PRIMARY KEY (kind, name, version)
+      ) STRICT`,
+    )
+  }
+
+  /** The last migration of a table; 0 when it is not there, or was dropped. */
+  version(kind: string, name: string): number {
+    if (!exists(this.#connection, 'table', name, name)) return 0
+    const last = this.#connection.prepare(
+      `SELECT coalesce(max(version), 0) AS done FROM ${this.#table} WHERE kind = ? AND name = ?`,
+    )
+    return last.pluck(true).get(kind, name) as number
+  }
+
+  add(kind: string, name: string, version: number): void {
+    const note = this.#connection.prepare(`INSERT OR REPLACE INTO ${this.#table} VALUES (?, ?, ?, ${NOW})`)
+    note.run(kind, name, version)
+  }
+}
+
+function exists(connection: Connection, type: 'table' | 'index', name: string, table: string): boolean {
+  const found = connection.prepare(
+    'SELECT 1 AS found FROM main.sqlite_schema WHERE type = ? AND name = ? COLLATE NOCASE AND tbl_name = ? COLLATE NOCASE',
+  )
+  return found.get(type, name, table) !== undefined
+}
+
 function assertSupported(connection: Connection): void {
-  const { version } = connection.prepare('SELECT sqlite_version() AS version').get() as { version: string }
+  const value = (sql: string): unknown => connection.prepare(sql).pluck(true).get()
+  const version = String(value('SELECT sqlite_version() AS version'))
   const [major = 0, minor = 0] = version.split('.').map(Number)
   if (major < 3 || (major === 3 && minor < 42)) {
     throw new UnsupportedBackendError(`SQLite is ${version}, 3.42 or newer is needed; update better-sqlite3`)
+  }
+  if (value('PRAGMA query_only') === 1) {
+    throw new UnsupportedBackendError(
+      'the SQLite connection has query_only set, and can write nothing; run PRAGMA query_only = 0',
+    )
   }
 }

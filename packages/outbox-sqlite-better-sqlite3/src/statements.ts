@@ -1,8 +1,8 @@
-import type { Lease, NewEvent, Outcome, Settlement, StoredEvent } from 'outbox-core'
+import type { NewEvent, Outcome, Settlement, StoredEvent } from 'outbox-core'
 import type { Connection } from './connection.ts'
 import type { SqliteStatement } from './database.ts'
 import { whenParameters, wholeMs } from './moments.ts'
-import { NOW, STATE, type Tables } from './schema.ts'
+import { indexesOf, inMain, NOW, STATE, type Tables } from './schema.ts'
 
 /** An event's row. */
 export interface Row extends Omit<StoredEvent, 'headers' | 'createdAt'> {
@@ -23,61 +23,60 @@ export interface DeadRow extends Row {
 // Above this, writing and reading JSON within JSON takes longer than a statement for each event.
 export const JSON_AT_MOST: number = 64 * 1024
 
-/** How many of an event's attempts stop counting. */
-const PARDON = { none: 0, one: 1, all: 2 } as const
+// Named one by one: a connection may be set to name columns by their tables.
+const EVENT =
+  'seq AS seq, id AS id, type AS type, body AS body, headers AS headers, created_at AS created_at, attempt AS attempt, uncounted AS uncounted'
+const DEAD = `${EVENT}, error AS error, died_at AS died_at`
 
-const EVENT = 'seq, id, type, body, headers, created_at, attempt, uncounted'
-
-/** The text of every statement; each is prepared when it is first needed, since the tables may come later. */
-function texts({ events, payloads }: Tables) {
-  const rows = `SELECT value ->> 0 AS id, value ->> 1 AS attempt`
-  // As `settledKey` makes it.
-  const key = `"${events}".attempt || ' ' || "${events}".id`
-  const remove = (state: number): string => `DELETE FROM "${events}" WHERE seq IN (
-      SELECT seq FROM (${rows} FROM json_each(?)) AS held JOIN "${events}" USING (id, attempt) WHERE state = ${state}
-    ) RETURNING ${key}`
+/**
+ * The text of every statement; each is prepared when it is first needed, since the tables may come later.
+ *
+ * SQLite plans by the statistics that ANALYZE and PRAGMA optimize have left, and those of an outbox that was nearly empty
+ * make it read all of a full one. So a statement either has a single row, of which it names the key (then SQLite does not
+ * ask what it costs), or it names its index.
+ */
+function texts(tables: Tables) {
+  const [events, payloads] = [inMain(tables.events), inMain(tables.payloads)]
+  const { open, done, dead, expires } = indexesOf(tables)
+  const by = (index: string): string => `INDEXED BY "${index}"`
+  const held = `WHERE id = ? AND attempt = ? AND state = ${STATE.leased}`
+  const isDead = `WHERE id = ? AND attempt = ? AND state = ${STATE.dead}`
   return {
-    due: `SELECT seq FROM "${events}" WHERE state < 2 AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT ?`,
-    lease: `UPDATE "${events}" SET state = ${STATE.leased}, attempt = attempt + 1, visible_at = ${NOW} + ?
-      WHERE seq IN (SELECT value FROM json_each(?)) AND state < 2 AND visible_at <= ${NOW}
-      RETURNING ${EVENT}, ${NOW} AS leased_at`,
-    extend: `UPDATE "${events}" SET visible_at = ${NOW} + ? FROM (${rows} FROM json_each(?)) AS held
-      WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = ${STATE.leased}
-      RETURNING "${events}".id`,
-    keep: `UPDATE "${events}" SET visible_at = ${NOW} + ? WHERE id = ? AND state = ${STATE.done}`,
-    complete: `${remove(STATE.leased)}`,
-    discard: `${remove(STATE.dead)}`,
-    change: `UPDATE "${events}" SET state = to_state, visible_at = ${NOW} + to_delay,
-        error = coalesce(to_error, error), uncounted = CASE pardon WHEN ${PARDON.one} THEN uncounted + 1 WHEN ${PARDON.all} THEN "${events}".attempt ELSE uncounted END,
-        died_at = CASE to_state WHEN ${STATE.dead} THEN ${NOW} END
-      FROM (${rows}, value ->> 2 AS needed, value ->> 3 AS to_state, value ->> 4 AS to_delay, value ->> 5 AS to_error, value ->> 6 AS pardon FROM json_each(?)) AS held
-      WHERE "${events}".id = held.id AND "${events}".attempt = held.attempt AND state = held.needed
-      RETURNING ${key}`,
-    holds: `SELECT id FROM "${events}" WHERE id = ? AND attempt = ? AND state = ?`,
-    appendOne: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
+    due: `SELECT seq AS seq FROM ${events} ${by(open)} WHERE state < 2 AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT ?`,
+    lease: `UPDATE ${events} SET state = ${STATE.leased}, attempt = attempt + 1, visible_at = ${NOW} + ?
+      WHERE seq = ? AND state < 2 AND visible_at <= ${NOW} RETURNING ${EVENT}, ${NOW} AS leased_at`,
+    extend: `UPDATE ${events} SET visible_at = ${NOW} + ? ${held}`,
+    keep: `UPDATE ${events} SET visible_at = ${NOW} + ? WHERE id = ? AND state = ${STATE.done}`,
+    complete: `DELETE FROM ${events} ${held}`,
+    finish: `UPDATE ${events} SET state = ${STATE.done}, visible_at = ${NOW} + ? ${held}`,
+    retry: `UPDATE ${events} SET state = ${STATE.waiting}, visible_at = ${NOW} + ?, error = coalesce(?, error), uncounted = uncounted + ? ${held}`,
+    bury: `UPDATE ${events} SET state = ${STATE.dead}, visible_at = ${NOW}, died_at = ${NOW}, error = ? ${held}`,
+    discard: `DELETE FROM ${events} ${isDead}`,
+    revive: `UPDATE ${events} SET state = ${STATE.waiting}, visible_at = ${NOW}, died_at = NULL, uncounted = attempt ${isDead}`,
+    isHeld: `SELECT id AS id FROM ${events} ${held}`,
+    isDead: `SELECT id AS id FROM ${events} ${isDead}`,
+    appendOne: `INSERT INTO ${events} (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
       VALUES (?, ?, ?, ?, ?, ?, ?, ${NOW}, coalesce(?, ${NOW} + ?)) ON CONFLICT (id) DO NOTHING`,
-    appendMany: `INSERT INTO "${events}" (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
+    appendMany: `INSERT INTO ${events} (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
       SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, ${NOW},
         coalesce(value ->> 7, ${NOW} + (value ->> 8))
-      FROM json_each(?) WHERE true ORDER BY key ON CONFLICT (id) DO NOTHING RETURNING id`,
-    fingerprint: `SELECT fingerprint FROM "${events}" WHERE id = ?`,
-    put: `INSERT INTO "${payloads}" (id, data, expires_at) VALUES (?, ?, coalesce(?, ${NOW} + ?))
+      FROM json_each(?) WHERE true ORDER BY key ON CONFLICT (id) DO NOTHING RETURNING id AS id`,
+    fingerprint: `SELECT fingerprint AS fingerprint FROM ${events} WHERE id = ?`,
+    put: `INSERT INTO ${payloads} (id, data, expires_at) VALUES (?, ?, coalesce(?, ${NOW} + ?))
       ON CONFLICT (id) DO UPDATE SET data = excluded.data, expires_at = excluded.expires_at`,
-    get: `SELECT data FROM "${payloads}" WHERE id = ? AND expires_at > ${NOW}`,
-    delete: `DELETE FROM "${payloads}" WHERE id IN (SELECT value FROM json_each(?))`,
-    purgeEvents: `DELETE FROM "${events}" WHERE seq IN (
-      SELECT seq FROM "${events}" WHERE state = ${STATE.done} AND visible_at <= ${NOW} ORDER BY visible_at LIMIT ?)`,
-    purgePayloads: `DELETE FROM "${payloads}" WHERE id IN (
-      SELECT id FROM "${payloads}" WHERE expires_at <= ${NOW} ORDER BY expires_at LIMIT ?)`,
-    dead: `SELECT ${EVENT}, error, died_at FROM "${events}"
+    get: `SELECT data AS data FROM ${payloads} WHERE id = ? AND expires_at > ${NOW}`,
+    delete: `DELETE FROM ${payloads} WHERE id = ?`,
+    finished: `SELECT seq AS seq FROM ${events} ${by(done)} WHERE state = ${STATE.done} AND visible_at <= ${NOW} ORDER BY visible_at LIMIT ?`,
+    purgeEvent: `DELETE FROM ${events} WHERE seq = ? AND state = ${STATE.done} AND visible_at <= ${NOW}`,
+    expired: `SELECT id AS id FROM ${payloads} ${by(expires)} WHERE expires_at <= ${NOW} ORDER BY expires_at LIMIT ?`,
+    purgePayload: `DELETE FROM ${payloads} WHERE id = ? AND expires_at <= ${NOW}`,
+    dead: `SELECT ${DEAD} FROM ${events} ${by(dead)}
       WHERE state = ${STATE.dead} AND (died_at, seq) > (?, ?) AND type = coalesce(?, type)
       ORDER BY died_at, seq LIMIT ?`,
-    deadById: `SELECT ${EVENT}, error, died_at FROM "${events}"
-      WHERE id IN (SELECT value FROM json_each(?)) AND state = ${STATE.dead} AND (died_at, seq) > (?, ?) AND type = coalesce(?, type)
-      ORDER BY died_at, seq LIMIT ?`,
-    due_stats: `SELECT count(*) AS due, ${NOW} - min(visible_at) AS oldest FROM "${events}" WHERE state < 2 AND visible_at <= ${NOW}`,
-    leased_stats: `SELECT count(*) AS leased FROM "${events}" WHERE state < 2 AND state = ${STATE.leased} AND visible_at > ${NOW}`,
-    dead_stats: `SELECT count(*) AS dead FROM "${events}" WHERE state = ${STATE.dead}`,
+    deadById: `SELECT ${DEAD} FROM ${events} WHERE id = ? AND state = ${STATE.dead} AND (died_at, seq) > (?, ?) AND type = coalesce(?, type)`,
+    due_stats: `SELECT count(*) AS due, ${NOW} - min(visible_at) AS oldest FROM ${events} ${by(open)} WHERE state < 2 AND visible_at <= ${NOW}`,
+    leased_stats: `SELECT count(*) AS leased FROM ${events} ${by(open)} WHERE state < 2 AND state = ${STATE.leased} AND visible_at > ${NOW}`,
+    dead_stats: `SELECT count(*) AS dead FROM ${events} ${by(dead)} WHERE state = ${STATE.dead}`,
   }
 }
 
@@ -133,65 +132,35 @@ export function eventParameters({
   return [id, type, body, JSON.stringify(headers), fingerprint, state, attempt, ...whenParameters(due)]
 }
 
-/** The statement that settles, and its row: `complete` and `discard` delete the event. */
-export function settling(settle: Settlement): ['complete' | 'discard' | 'change', unknown[]] {
+/** The statement that settles, and its parameters. It changes one row, or none when the event is not held so. */
+export function settling(settle: Settlement): [Name, ...unknown[]] {
   const { id, attempt } = settle
-  const leased = [id, attempt, STATE.leased]
   switch (settle.kind) {
     case 'complete':
-      if (settle.keepMs === 0) return ['complete', held(settle)]
-      return ['change', [...leased, STATE.done, wholeMs(settle.keepMs), null, PARDON.none]]
+      return settle.keepMs === 0 ? ['complete', id, attempt] : ['finish', wholeMs(settle.keepMs), id, attempt]
     case 'retry':
-      return [
-        'change',
-        [
-          ...leased,
-          STATE.waiting,
-          wholeMs(settle.delayMs),
-          settle.error,
-          settle.counted ? PARDON.none : PARDON.one,
-        ],
-      ]
+      return ['retry', wholeMs(settle.delayMs), settle.error, settle.counted ? 0 : 1, id, attempt]
     case 'bury':
-      return ['change', [...leased, STATE.dead, 0, settle.error, PARDON.none]]
+      return ['bury', settle.error, id, attempt]
     case 'revive':
-      return ['change', [id, attempt, STATE.dead, STATE.waiting, 0, null, PARDON.all]]
     case 'discard':
-      return ['discard', held(settle)]
+      return [settle.kind, id, attempt]
   }
 }
 
-/** Parameters for `holds`: what an event has to be for its settlement. */
-export function holding(settle: Settlement): unknown[] {
-  const dead = settle.kind === 'revive' || settle.kind === 'discard'
-  return [...held(settle), dead ? STATE.dead : STATE.leased]
+/** The statement that finds an event as its settlement needs it to be. */
+export function holding({ kind, id, attempt }: Settlement): [Name, ...unknown[]] {
+  return [kind === 'revive' || kind === 'discard' ? 'isDead' : 'isHeld', id, attempt]
 }
 
-/** What a statement that settles returns: a batch may hold two leases of one event, of which only the newer one is held. */
-export function settledKey({ id, attempt }: Lease): string {
-  return `${attempt} ${id}`
-}
-
-/** A lease's row. */
-export function held({ id, attempt }: Lease): unknown[] {
-  return [id, attempt]
-}
-
-/** Whether outcomes are applied by a single statement, which needs no transaction of its own. */
-export function takesOneStatement(outcomes: readonly Outcome[]): boolean {
-  const settles = new Set<string>()
-  let appended = 0
-  let appendedCharacters = 0
-  let payloads = 0
-  for (const { settle, append, put, remove } of outcomes) {
-    if (settle) settles.add(settling(settle)[0])
-    appended += append.length
-    appendedCharacters += characters(append)
-    payloads += put.length + remove.length
-  }
-  if (settles.size > 0) return settles.size === 1 && appended + payloads === 0
-  if (appended === 0) return payloads <= 1
-  return payloads === 0 && (appended === 1 || appendedCharacters <= JSON_AT_MOST)
+/** Whether outcomes change a single row, which needs no transaction of its own. */
+export function changesOneRow(outcomes: readonly Outcome[]): boolean {
+  const rows = outcomes.reduce(
+    (sum, { settle, append, put, remove }) =>
+      sum + (settle ? 1 : 0) + append.length + put.length + remove.length,
+    0,
+  )
+  return rows <= 1
 }
 
 export function characters(events: readonly NewEvent[]): number {

@@ -1,16 +1,17 @@
-import type {
-  DeadPage,
-  DeadQuery,
-  Lease,
-  LeasedEvent,
-  NewEvent,
-  Outcome,
-  OutcomeResult,
-  Purged,
-  Storage,
-  StorageLimits,
-  StorageStats,
-  StoredEvent,
+import {
+  type DeadPage,
+  type DeadQuery,
+  type Lease,
+  type LeasedEvent,
+  type NewEvent,
+  type Outcome,
+  type OutcomeResult,
+  type Purged,
+  type Storage,
+  StorageError,
+  type StorageLimits,
+  type StorageStats,
+  type StoredEvent,
 } from 'outbox-core'
 import type { Connection } from './connection.ts'
 import type { SqliteDatabase } from './database.ts'
@@ -19,18 +20,16 @@ import { assertMoments, whenParameters, wholeMs } from './moments.ts'
 import { Savepoints } from './savepoints.ts'
 import { migrate, type Tables } from './schema.ts'
 import {
+  changesOneRow,
   characters,
   type DeadRow,
   eventParameters,
-  held,
   holding,
   JSON_AT_MOST,
   type LeasedRow,
   type Row,
   Statements,
-  settledKey,
   settling,
-  takesOneStatement,
 } from './statements.ts'
 
 // SQLite's own limit is 1e9 bytes for a row; beyond this the memory for copies is the sooner end.
@@ -84,7 +83,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
 
   async write(outcomes: readonly Outcome[], tx?: Db): Promise<readonly OutcomeResult[]> {
     assertMoments(outcomes)
-    const several = !takesOneStatement(outcomes)
+    const several = !changesOneRow(outcomes)
     if (tx) return this.#connection.inside(tx, () => this.#apply(outcomes), { several })
     if (!several) return this.#connection.statements(() => this.#apply(outcomes))
     return this.#connection.atomically(() => this.#apply(outcomes))
@@ -93,23 +92,22 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
     return this.#connection.statements(() => {
       const due = this.#statements.column<number>('due', limit)
-      if (due.length === 0) return []
-      const leased = new Map(
-        this.#statements.all<LeasedRow>('lease', leaseMs, JSON.stringify(due)).map((row) => [row.seq, row]),
+      // Between the two, another process may have taken some.
+      const leased = this.#connection.together(due, (seq) =>
+        this.#statements.get<LeasedRow>('lease', leaseMs, seq),
       )
-      // RETURNING has no order, and between the two statements another process may have taken some.
-      return due.flatMap((seq) => {
-        const row = leased.get(seq)
-        return row ? [{ ...storedEvent(row), leasedAt: row.leased_at }] : []
-      })
+      return leased.flatMap((row) => (row ? [{ ...storedEvent(row), leasedAt: row.leased_at }] : []))
     })
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
-    const rows = JSON.stringify(leases.map(held))
+    const extend = ({ id, attempt }: Lease): boolean =>
+      this.#statements.run('extend', leaseMs, id, attempt) === 1
     // Leases would run out behind a queue of slow transactions.
-    const kept = await this.#connection.statements(() => this.#ids('extend', leaseMs, rows), { urgent: true })
-    return leases.filter(({ id }) => !kept.has(id)).map(({ id }) => id)
+    const kept = await this.#connection.statements(() => this.#connection.together(leases, extend), {
+      urgent: true,
+    })
+    return leases.filter((_, index) => !kept[index]).map(({ id }) => id)
   }
 
   async keep(id: string, keepMs: number): Promise<void> {
@@ -122,18 +120,17 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   }
 
   async purge(limit: number): Promise<Purged> {
-    const events = await this.#connection.statements(() => this.#statements.run('purgeEvents', limit))
-    const payloads = await this.#connection.statements(() => this.#statements.run('purgePayloads', limit))
-    return { events, payloads }
+    return {
+      events: await this.#purge('finished', 'purgeEvent', limit),
+      payloads: await this.#purge('expired', 'purgePayload', limit),
+    }
   }
 
   async listDead({ limit, ids, type, after = [-1, '-1'] }: DeadQuery, tx?: Db): Promise<DeadPage> {
     const [diedAfter, seqAfter] = after
-    const range = [diedAfter, Number(seqAfter), type ?? null, limit]
+    const range = [diedAfter, Number(seqAfter), type ?? null]
     const rows = await this.#read(tx, () =>
-      ids
-        ? this.#statements.all<DeadRow>('deadById', JSON.stringify(ids), ...range)
-        : this.#statements.all<DeadRow>('dead', ...range),
+      ids ? this.#deadById(ids, range, limit) : this.#statements.all<DeadRow>('dead', ...range, limit),
     )
     const last = rows.at(-1)
     const events = rows.map((row) => ({ ...storedEvent(row), error: row.error, diedAt: row.died_at }))
@@ -169,12 +166,26 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
     return tx ? this.#connection.inside(tx, read) : this.#connection.statements(read)
   }
 
+  #purge(find: 'finished' | 'expired', purge: 'purgeEvent' | 'purgePayload', limit: number): Promise<number> {
+    return this.#connection.statements(() => {
+      const found = this.#statements.column(find, limit)
+      const purged = this.#connection.together(found, (key) => this.#statements.run(purge, key))
+      return purged.reduce((sum, changes) => sum + changes, 0)
+    })
+  }
+
+  #deadById(ids: readonly string[], range: readonly unknown[], limit: number): DeadRow[] {
+    return [...new Set(ids)]
+      .flatMap((id) => this.#statements.get<DeadRow>('deadById', id, ...range) ?? [])
+      .sort((one, other) => one.died_at - other.died_at || one.seq - other.seq)
+      .slice(0, limit)
+  }
+
   #apply(outcomes: readonly Outcome[]): OutcomeResult[] {
-    const results = this.#settle(outcomes)
+    const results = outcomes.map((outcome) => this.#settle(outcome))
     this.#append(outcomes, results)
     const applied = outcomes.filter((_, index) => results[index] === APPLIED)
-    const removed = applied.flatMap(({ remove }) => remove)
-    if (removed.length > 0) this.#statements.run('delete', JSON.stringify(removed))
+    for (const { remove } of applied) for (const id of remove) this.#statements.run('delete', id)
     for (const { put } of applied) {
       for (const { id, data, expires } of put)
         this.#statements.run('put', id, data, ...whenParameters(expires))
@@ -182,28 +193,11 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
     return results
   }
 
-  #settle(outcomes: readonly Outcome[]): OutcomeResult[] {
-    const rows = { complete: [] as unknown[], discard: [] as unknown[], change: [] as unknown[] }
-    const duplicates = new Map<number, OutcomeResult>()
-    for (const [index, { settle, append }] of outcomes.entries()) {
-      if (!settle) continue
-      const duplicate = this.#duplicate(append)
-      const [statement, row] = settling(settle)
-      if (!duplicate) rows[statement].push(row)
-      else if (this.#statements.get('holds', ...holding(settle))) duplicates.set(index, duplicate)
-    }
-    const settled = new Set([
-      ...this.#settled('complete', rows.complete),
-      ...this.#settled('discard', rows.discard),
-      ...this.#settled('change', rows.change),
-    ])
-    return outcomes.map(({ settle }, index) =>
-      !settle || settled.has(settledKey(settle)) ? APPLIED : (duplicates.get(index) ?? LOST),
-    )
-  }
-
-  #settled(statement: 'complete' | 'discard' | 'change', rows: readonly unknown[]): readonly string[] {
-    return rows.length > 0 ? this.#statements.column(statement, JSON.stringify(rows)) : []
+  #settle({ settle, append }: Outcome): OutcomeResult {
+    if (!settle) return APPLIED
+    const duplicate = this.#duplicate(append)
+    if (duplicate) return this.#statements.get(...holding(settle)) ? duplicate : LOST
+    return this.#statements.run(...settling(settle)) === 1 ? APPLIED : LOST
   }
 
   /** Appends what survived settling; an event whose id is taken turns its outcome into a duplicate. */
@@ -214,14 +208,22 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
     const inserted = this.#insert(events)
     if (inserted === 'all') return
     for (const [index, { append }] of outcomes.entries()) {
-      const [event] = append
-      if (!event || event.fingerprint === null || results[index] !== APPLIED || inserted.has(event.id))
-        continue
-      const duplicate = this.#duplicate(append)
-      if (duplicate) results[index] = duplicate
-      // Another process has deleted the first one since.
-      else this.#insert(append)
+      if (results[index] !== APPLIED) continue
+      for (const event of append) {
+        if (!inserted.has(event.id)) results[index] = this.#duplicate([event]) ?? this.#there(event)
+      }
     }
+  }
+
+  /** What an event that was not inserted has to be: there already, with an id that nobody chose. */
+  #there(event: NewEvent): OutcomeResult {
+    if (this.#statements.get('fingerprint', event.id)) return APPLIED
+    // Unless another process has deleted the first one since.
+    if (this.#appended(event)) return APPLIED
+    throw new StorageError(
+      `SQLite has not stored event "${event.id}" and says no reason; a trigger of your own with RAISE(IGNORE) on the outbox’s table does that: remove it`,
+      { transient: false },
+    )
   }
 
   #duplicate([event]: readonly NewEvent[]): OutcomeResult | undefined {
@@ -233,17 +235,13 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   #insert(events: readonly NewEvent[]): 'all' | Set<string> {
     const inserted =
       events.length > 1 && characters(events) <= JSON_AT_MOST
-        ? this.#ids('appendMany', JSON.stringify(events.map(eventParameters)))
+        ? new Set(this.#statements.column<string>('appendMany', JSON.stringify(events.map(eventParameters))))
         : new Set(events.filter((event) => this.#appended(event)).map(({ id }) => id))
     return inserted.size === events.length ? 'all' : inserted
   }
 
   #appended(event: NewEvent): boolean {
     return this.#statements.run('appendOne', ...eventParameters(event)) === 1
-  }
-
-  #ids(statement: 'extend' | 'appendMany', ...parameters: unknown[]): Set<string> {
-    return new Set(this.#statements.column<string>(statement, ...parameters))
   }
 }
 

@@ -6,6 +6,10 @@ import { sleep, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { appending, connect, event, newFile, open, outboxOn } from './opened.ts'
 
+function notes(db: ReturnType<typeof connect>): unknown[] {
+  return db.prepare('SELECT kind, name, version FROM outbox_migrations ORDER BY rowid').raw().all()
+}
+
 describe('initialize', () => {
   test('creates the tables of every outbox in one database', async () => {
     const { db } = await open()
@@ -13,10 +17,54 @@ describe('initialize', () => {
     await second.initialize()
     await second.initialize()
     expect(await second.stats()).toMatchObject({ due: 0 })
-    expect(db.prepare('SELECT events, version FROM outbox_migrations ORDER BY rowid').all()).toEqual([
-      { events: 'outbox_events', version: 1 },
-      { events: 'second_events', version: 1 },
+    expect(notes(db)).toEqual([
+      ['events', 'outbox_events', 1],
+      ['payloads', 'saga_store', 1],
+      ['events', 'second_events', 1],
     ])
+    // The other one's events, with payloads of its own.
+    const third = outboxOn(db, { tables: { events: 'OUTBOX_events', payloads: 'third_payloads' } })
+    await third.initialize()
+    await third.sagaStore('1h').put('claim', Uint8Array.of(1))
+    expect(notes(db).slice(3)).toEqual([['payloads', 'third_payloads', 1]])
+  })
+
+  test('refuses a table that a newer version has laid out, whichever it is, and changes nothing', async () => {
+    for (const [kind, name] of [
+      ['events', 'outbox_events'],
+      ['payloads', 'saga_store'],
+    ] as const) {
+      const { db } = await open()
+      db.prepare('INSERT INTO outbox_migrations VALUES (?, ?, 7, 1)').run(kind, name)
+      const schema = () => db.prepare('SELECT sql FROM sqlite_schema').pluck().all()
+      const before = schema()
+      const newer = {
+        code: 'OUTBOX_NEWER_SCHEMA',
+        stored: 7,
+        known: 1,
+        message: expect.stringContaining(name),
+      }
+      for (const more of [{}, { events: 'others' }].slice(0, kind === 'events' ? 1 : 2)) {
+        await expect(outboxOn(db, { tables: more }).initialize()).rejects.toMatchObject(newer)
+      }
+      expect(schema()).toEqual(before)
+    }
+  })
+
+  test('makes again what was dropped, a table or an index', async () => {
+    const { db, outbox, storage } = await open()
+    db.exec('DROP INDEX outbox_events_open; DROP TABLE saga_store')
+    await expect(storage.lease(1, 1_000)).rejects.toThrow(NotInitializedError)
+    await outbox.initialize()
+    expect(await storage.lease(1, 1_000)).toEqual([])
+    await outbox.sagaStore('1h').put('claim', Uint8Array.of(1))
+  })
+
+  test('refuses a table of events as one of payloads', async () => {
+    const { db } = await open()
+    const mixed = outboxOn(db, { tables: { events: 'others', payloads: 'outbox_events' } })
+    await expect(mixed.initialize()).rejects.toMatchObject({ code: 'OUTBOX_STORAGE', transient: false })
+    expect(notes(db)).toHaveLength(2)
   })
 
   test('leaves nothing behind when a migration fails halfway', async () => {
@@ -51,7 +99,7 @@ describe('initialize', () => {
         }),
     )
     expect(await Promise.all(starts)).toEqual([0, 0, 0, 0])
-    expect(connect(path).prepare('SELECT count(*) FROM outbox_migrations').pluck().get()).toBe(1)
+    expect(connect(path).prepare('SELECT count(*) FROM outbox_migrations').pluck().get()).toBe(2)
   })
 })
 
