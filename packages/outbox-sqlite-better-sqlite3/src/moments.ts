@@ -1,4 +1,4 @@
-import { type Outcome, StorageError, type When } from 'outbox-core'
+import type { When } from 'outbox-core'
 
 /** Parameters for a moment: absolute, or from the database's own now. */
 export function whenParameters(when: When): [number | null, number | null] {
@@ -6,25 +6,11 @@ export function whenParameters(when: When): [number | null, number | null] {
 }
 
 /**
- * Refuses moments that are none before anything is written: SQLite binds NaN as NULL, JSON makes it `null`, and what is
- * no whole number fits into no column of whole numbers.
+ * SQLite binds NaN as NULL, JSON makes it `null`, what is no whole number fits into no column of whole numbers, and beyond
+ * these a moment comes back as another one than was stored.
  */
-export function assertMoments(outcomes: readonly Outcome[]): void {
-  for (const { settle, append, put } of outcomes) {
-    if (settle?.kind === 'retry') assertMoment(settle.delayMs)
-    if (settle?.kind === 'complete') assertMoment(settle.keepMs)
-    for (const { due } of append) assertMoment('at' in due ? due.at : due.inMs)
-    for (const { expires } of put) assertMoment('at' in expires ? expires.at : expires.inMs)
-  }
-}
-
-// Beyond these, a moment comes back as another one than was stored.
-function assertMoment(ms: number): void {
-  if (ms <= Number.MAX_SAFE_INTEGER && ms >= Number.MIN_SAFE_INTEGER) return
-  throw new StorageError('a moment is no number of milliseconds that SQLite can hold; nothing was written', {
-    transient: false,
-    refused: true,
-  })
+export function isMoment(ms: number): boolean {
+  return ms <= Number.MAX_SAFE_INTEGER && ms >= Number.MIN_SAFE_INTEGER
 }
 
 /** No sooner than it was asked for. */

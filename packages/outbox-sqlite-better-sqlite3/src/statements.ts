@@ -1,4 +1,4 @@
-import type { NewEvent, Outcome, Settlement, StoredEvent } from 'outbox-core'
+import { changeBy, type NewEvent, type Outcome, type Settlement, type StoredEvent } from 'outbox-core'
 import type { Connection } from './connection.ts'
 import type { SqliteStatement } from './database.ts'
 import { whenParameters, wholeMs } from './moments.ts'
@@ -135,22 +135,23 @@ export function eventParameters({
 /** The statement that settles, and its parameters. It changes one row, or none when the event is not held so. */
 export function settling(settle: Settlement): [Name, ...unknown[]] {
   const { id, attempt } = settle
-  switch (settle.kind) {
-    case 'complete':
-      return settle.keepMs === 0 ? ['complete', id, attempt] : ['finish', wholeMs(settle.keepMs), id, attempt]
-    case 'retry':
-      return ['retry', wholeMs(settle.delayMs), settle.error, settle.counted ? 0 : 1, id, attempt]
-    case 'bury':
-      return ['bury', settle.error, id, attempt]
-    case 'revive':
-    case 'discard':
-      return [settle.kind, id, attempt]
+  const { from, to, inMs, error, pardon } = changeBy(settle)
+  switch (to) {
+    case 'deleted':
+      return [from === 'dead' ? 'discard' : 'complete', id, attempt]
+    case 'done':
+      return ['finish', wholeMs(inMs), id, attempt]
+    case 'dead':
+      return ['bury', error, id, attempt]
+    case 'waiting':
+      if (from === 'dead') return ['revive', id, attempt]
+      return ['retry', wholeMs(inMs), error, pardon === 'one' ? 1 : 0, id, attempt]
   }
 }
 
 /** The statement that finds an event as its settlement needs it to be. */
-export function holding({ kind, id, attempt }: Settlement): [Name, ...unknown[]] {
-  return [kind === 'revive' || kind === 'discard' ? 'isDead' : 'isHeld', id, attempt]
+export function holding(settle: Settlement): [Name, ...unknown[]] {
+  return [changeBy(settle).from === 'dead' ? 'isDead' : 'isHeld', settle.id, settle.attempt]
 }
 
 /** Whether outcomes change a single row, which needs no transaction of its own. */

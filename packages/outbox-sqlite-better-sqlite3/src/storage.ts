@@ -1,4 +1,5 @@
 import {
+  assertMoments,
   type DeadPage,
   type DeadQuery,
   type Lease,
@@ -16,7 +17,7 @@ import {
 import type { Connection } from './connection.ts'
 import type { SqliteDatabase } from './database.ts'
 import { watchOtherConnections } from './listen.ts'
-import { assertMoments, whenParameters, wholeMs } from './moments.ts'
+import { isMoment, whenParameters, wholeMs } from './moments.ts'
 import { Savepoints } from './savepoints.ts'
 import { migrate, type Tables } from './schema.ts'
 import {
@@ -82,7 +83,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   }
 
   async write(outcomes: readonly Outcome[], tx?: Db): Promise<readonly OutcomeResult[]> {
-    assertMoments(outcomes)
+    assertMoments(outcomes, isMoment)
     const several = !changesOneRow(outcomes)
     if (tx) return this.#connection.inside(tx, () => this.#apply(outcomes), { several })
     if (!several) return this.#connection.statements(() => this.#apply(outcomes))
