@@ -22,9 +22,10 @@ const url = serverUrl()
 const strict = url === undefined ? undefined : await mongodb.local({ accessControl: true })
 if (!strict) console.error(`!!! NOT TESTED: MongoDB with the least rights; ${mongodb.advice}`)
 
+afterAll(() => strict?.stop())
+
 describe.skipIf(url === undefined)('MongoDB', () => {
   if (url === undefined) return
-  afterAll(() => strict?.stop())
   outboxContract(mongoBackend(url))
   outboxContract(
     mongoBackend(strict?.url ?? url, {
