@@ -2,6 +2,7 @@ import { entityKind, type SQL, sql } from 'drizzle-orm'
 import { ConfigurationError, ForeignTransactionError, TransactionMissingError } from 'outbox-core'
 import type { PostgresExecutor, PostgresParameter } from 'outbox-core/sql'
 import { givingBack } from './pool.ts'
+import { assertNoPooler } from './pooler.ts'
 
 /** The part of a Drizzle transaction that is used: of node-postgres, postgres.js and PGlite alike. */
 export interface DrizzleTransaction {
@@ -21,6 +22,7 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
 {
   readonly client: object
   readonly #db: DrizzleDatabase<Tx, TxOptions>
+  #usable: Promise<void> | undefined
 
   /** @throws ConfigurationError */
   constructor(db: DrizzleDatabase<Tx, TxOptions>) {
@@ -44,10 +46,20 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
     return Array.isArray(result) ? result : (result as { rows: object[] }).rows
   }
 
-  transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R> {
+  async transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R> {
+    await this.assertUsable()
     return givingBack(this.#db, work, (callback) =>
       options === undefined ? this.#db.transaction(callback) : this.#db.transaction(callback, options),
     )
+  }
+
+  /** Asked once; again when it could not be answered. */
+  assertUsable(): Promise<void> {
+    this.#usable ??= assertNoPooler(this.#db).catch((error: unknown) => {
+      this.#usable = undefined
+      throw error
+    })
+    return this.#usable
   }
 
   /**

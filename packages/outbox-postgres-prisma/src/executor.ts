@@ -28,6 +28,8 @@ export class PrismaExecutor<Tx extends PrismaTransaction>
 {
   readonly client: object
   readonly patient = { maxWait: 30_000, timeout: 600_000 } as const
+  /** The schema of the driver adapter, which raw statements do not follow by themselves. */
+  readonly schema: string | undefined
   readonly #prisma: PrismaClientLike<Tx>
 
   /** @throws ConfigurationError */
@@ -42,6 +44,7 @@ export class PrismaExecutor<Tx extends PrismaTransaction>
       )
     }
     this.client = prisma
+    this.schema = schemaOf(prisma)
     this.#prisma = prisma
   }
 
@@ -79,6 +82,14 @@ export class PrismaExecutor<Tx extends PrismaTransaction>
 // A client shares its engine with its transactions and its extensions, and with nothing else.
 function engineOf(client: object): object | undefined {
   return (client as { _engine?: object })._engine
+}
+
+function schemaOf(client: object): string | undefined {
+  const { _engineConfig: config } = client as {
+    _engineConfig?: { adapter?: { options?: { schema?: unknown } } }
+  }
+  const schema = config?.adapter?.options?.schema
+  return typeof schema === 'string' ? schema : undefined
 }
 
 function speaksPostgres(client: object): boolean {

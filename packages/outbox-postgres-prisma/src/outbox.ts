@@ -7,7 +7,13 @@ import {
   type PrismaTransactionOptions,
 } from './executor.ts'
 
-export interface PostgresPrismaOutboxOptions extends OutboxOptions, PostgresStorageOptions {}
+export interface PostgresPrismaOutboxOptions extends OutboxOptions, PostgresStorageOptions {
+  /**
+   * Schema of the tables; it has to exist.
+   * @default that of the driver adapter, `new PrismaPg(config, { schema })`, else the connection's search path
+   */
+  readonly schema?: string
+}
 
 /**
  * A transactional outbox in Postgres, through a Prisma 7 client.
@@ -23,6 +29,8 @@ export class PostgresPrismaOutbox<Tx extends PrismaTransaction> extends Outbox<T
    * @throws ConfigurationError naming the option and its value
    */
   constructor(prisma: PrismaClientLike<Tx>, options: PostgresPrismaOutboxOptions = {}) {
-    super(new PostgresStorage(new PrismaExecutor(prisma), options), options)
+    const executor = new PrismaExecutor(prisma)
+    const schema = options.schema ?? executor.schema
+    super(new PostgresStorage(executor, { ...options, ...(schema !== undefined && { schema }) }), options)
   }
 }

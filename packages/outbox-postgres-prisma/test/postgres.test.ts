@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { PrismaPg } from '@prisma/adapter-pg'
 import { OutboxEventBus } from 'outbox-core'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -106,6 +107,21 @@ describe.skipIf(url === undefined)('Postgres', () => {
       } finally {
         await older.close()
       }
+    })
+
+    test('follows the schema of the driver adapter, unless it is given another', async () => {
+      const adapter = new PrismaPg({ connectionString: url, max: 1 }, { schema })
+      const prisma = new PrismaClient({ adapter })
+      for (const client of [prisma, prisma.$extends({ name: 'extended' })]) {
+        const before = await events()
+        const following = new PostgresPrismaOutbox(client, { logger: false })
+        await following.initialize()
+        await new OutboxEventBus(following).emit('followed', 1)
+        expect(await events()).toEqual([...before, 'followed'])
+      }
+      const elsewhere = new PostgresPrismaOutbox(prisma, { schema: 'none_such', logger: false })
+      await expect(elsewhere.stats()).rejects.toMatchObject({ code: 'OUTBOX_NOT_INITIALIZED' })
+      await prisma.$disconnect()
     })
 
     test('an event emitted in a savepoint goes with it', async () => {

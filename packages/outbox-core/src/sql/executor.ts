@@ -7,6 +7,8 @@ export interface PostgresExecutor<Tx, TxOptions> {
   readonly client: object
   /** Runs one statement, with `$1`, `$2` … for its parameters, in `tx` or on its own. */
   query(text: string, parameters: readonly PostgresParameter[], tx?: Tx): Promise<readonly object[]>
+  /** Throws when the client, or what is between it and the server, would lose what it is given. */
+  assertUsable?(): Promise<void>
   /** Options for a transaction that may take minutes, where the client ends one earlier than that by itself. */
   readonly patient?: TxOptions
   /** The client's own transaction. */

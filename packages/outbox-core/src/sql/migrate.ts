@@ -33,6 +33,7 @@ export async function migratePostgres<Tx, TxOptions>(
   executor: PostgresExecutor<Tx, TxOptions>,
   tables: PostgresTables,
 ): Promise<void> {
+  await executor.assertUsable?.()
   const giveUpAt = Date.now() + GIVE_UP_AFTER_MS
   for (let tries = 1; ; tries++) {
     const missing = await stepsMissing(executor, tables)
@@ -62,10 +63,10 @@ async function applied<Tx, TxOptions>(
     await run(`SET LOCAL lock_timeout = ${LOCK_TIMEOUT_MS}`)
     await run('SET LOCAL statement_timeout = 0')
     const [turn] = await run(
-      'SELECT pg_try_advisory_xact_lock(hashtext($1::text)) AS taken',
+      'SELECT pg_try_advisory_xact_lock(hashtext($1::text))::int AS taken',
       tables.migrations,
     )
-    if (!(turn as { taken: boolean }).taken) return false
+    if (Number((turn as { taken: number }).taken) === 0) return false
     const missing = await stepsMissing(executor, tables, tx)
     if (missing.length === 0) return true
     await run(createNotes(tables))
@@ -132,8 +133,14 @@ async function catalogFacts<Tx, TxOptions>(
         WHERE attrelid IN (events, payloads) AND attstorage = 'e'
     ) SELECT fact::text AS fact FROM facts`
   const rows = await executor.query(text, [events, payloads, migrations], tx)
-  const facts = new Set(rows.map((row) => (row as { fact: string }).fact))
+  const facts = new Set(rows.map((row) => String((row as { fact?: string }).fact)))
   const encoding = [...facts].find((fact) => fact.startsWith('encoding '))?.slice('encoding '.length)
+  if (encoding === undefined) {
+    throw new UnsupportedBackendError(
+      'the client does not hand out rows as Postgres sends them (a transform of rows, columns or values is set); ' +
+        'give the outbox a client without, or with postgres.camel at the most',
+    )
+  }
   if (encoding === 'UTF8') return facts
   throw new UnsupportedBackendError(
     `the database has the encoding ${encoding}, which can't hold every text; use one created with ENCODING 'UTF8'`,

@@ -11,8 +11,11 @@ export interface Statement {
 }
 
 const EVENT_COLUMNS = 'id, type, body, headers, attempt, uncounted'
-const milliseconds = (moment: string): string => `date_part('epoch', ${moment}) * 1000`
-const CREATED_AT = `${milliseconds('created_at')} AS created_at`
+/** A time or a moment as text, whatever the session and the driver make of numbers and dates. */
+const microseconds = (time: string): string => `(extract(epoch FROM ${time}) * 1000000)::bigint::text`
+
+// Columns of one word have the same name in every driver's spelling.
+const CREATED = `${microseconds('created_at')} AS created`
 
 /** Rows at the places that a part has locked. An array, because a join might read the whole table instead. */
 const isAt = (part: string): string => `ctid = ANY (ARRAY(SELECT place FROM ${part}))`
@@ -44,8 +47,8 @@ export function leaseStatement({ events }: PostgresTables, limit: number, leaseM
       ), leased AS (
         UPDATE ${events} SET state = ${STATE.leased}, attempt = attempt + 1,
           visible_at = now() + $2::float8 * interval '1 millisecond'
-        WHERE ${isAt('due')} RETURNING ${EVENT_COLUMNS}, ${CREATED_AT}, seq
-      ) SELECT ${EVENT_COLUMNS}, created_at, ${milliseconds('now()')} AS leased_at FROM leased JOIN due USING (id) ORDER BY due_at, seq`,
+        WHERE ${isAt('due')} RETURNING ${EVENT_COLUMNS}, ${CREATED}, seq
+      ) SELECT ${EVENT_COLUMNS}, created, ${microseconds('now()')} AS leased FROM leased JOIN due USING (id) ORDER BY due_at, seq`,
     parameters: [limit, leaseMs],
   }
 }
@@ -89,9 +92,10 @@ export function keepStatement({ events }: PostgresTables, id: string, keepMs: nu
   }
 }
 
+/** Bytes as text: what drivers make of bytea depends on the session, and is a third longer. */
 export function payloadStatement({ payloads }: PostgresTables, id: string): Statement {
   return {
-    text: `SELECT data FROM ${payloads} WHERE id = $1::text AND expires_at > clock_timestamp()`,
+    text: `SELECT encode(data, 'base64') AS data FROM ${payloads} WHERE id = $1::text AND expires_at > clock_timestamp()`,
     parameters: [id],
   }
 }
@@ -128,7 +132,7 @@ export function deadStatement(
     ? `${events} AS e WHERE id ${isOneOf('$5')} AND ${isIn(STATE.dead)} AND ${isAfter}`
     : `(SELECT * FROM ${events} WHERE state = ${STATE.dead} AND ${isAfter} ORDER BY died_at, seq ${atMost(ALL)}) AS e WHERE true`
   return {
-    text: `SELECT ${EVENT_COLUMNS}, ${CREATED_AT}, error, seq::text AS seq, (extract(epoch FROM died_at) * 1000000)::bigint::text AS died_at
+    text: `SELECT ${EVENT_COLUMNS}, ${CREATED}, error, seq::text AS seq, ${microseconds('died_at')} AS died
       FROM ${among} AND ($3::text IS NULL OR type = $3::text)
       ORDER BY e.died_at, e.seq ${atMost('$4')}`,
     parameters: [diedAt, seq, type ?? null, limit, ...(ids ? [JSON.stringify(ids)] : [])],
@@ -145,7 +149,7 @@ export function statsStatement({ events }: PostgresTables): Statement {
     text: `SELECT ${count(`${isOpen} AND ${isDue}`, 'visible_at, seq')} AS due,
         ${count(`${isOpen} AND NOT ${isDue}`, 'visible_at, seq', `state = ${STATE.leased}`)} AS leased,
         ${count(`state = ${STATE.dead}`, 'died_at, seq')} AS dead,
-        (SELECT extract(epoch FROM statement_timestamp() - visible_at)::float8 * 1000 FROM ${events}
+        (SELECT ${microseconds('statement_timestamp() - visible_at')} FROM ${events}
           WHERE ${isOpen} AND ${isDue} ORDER BY visible_at, seq LIMIT 1) AS oldest`,
     parameters: [],
   }

@@ -48,8 +48,11 @@ export interface PostgresStorageOptions extends PostgresTableOptions {
   readonly notify?: boolean
 }
 
+/** A number: drivers, and their users, disagree about what to make of it. */
+type Whole = number | string | bigint
+
 interface Written {
-  readonly settled?: number | null
+  readonly settled?: Whole | null
   readonly appended?: string | null
 }
 
@@ -58,9 +61,10 @@ interface Row {
   readonly type: string
   readonly body: string
   readonly headers: string
-  readonly attempt: number
-  readonly uncounted: number
-  readonly created_at: number
+  readonly attempt: Whole
+  readonly uncounted: Whole
+  /** Microseconds since the epoch. */
+  readonly created: string
 }
 
 // A value may have 1 GB, but drivers read bytea as hex text, several copies of it, and V8's strings end at 512 MiB.
@@ -123,17 +127,17 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
       tx,
       tx ? postgresError : postgresWriteError,
     )
-    const settled = new Set(rows.map((row) => row.settled))
+    const settled = new Set(rows.map(({ settled }) => (settled == null ? settled : Number(settled))))
     const appended = new Set(rows.map((row) => row.appended))
     const results = outcomes.map(({ settle }, n) => (!settle || settled.has(n) ? APPLIED : LOST))
     return this.#duplicates(outcomes, results, appended, tx)
   }
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
-    const rows = await this.#runner.run<Row & { leased_at: number }>(
+    const rows = await this.#runner.run<Row & { leased: string }>(
       leaseStatement(this.#tables, limit, leaseMs),
     )
-    return rows.map((row) => ({ ...storedEvent(row), leasedAt: row.leased_at }))
+    return rows.map((row) => ({ ...storedEvent(row), leasedAt: milliseconds(row.leased) }))
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
@@ -147,35 +151,37 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   }
 
   async getPayload(id: string, tx?: Tx): Promise<Uint8Array | undefined> {
-    const [row] = await this.#runner.run<{ data: Uint8Array }>(payloadStatement(this.#tables, id), tx)
-    return row?.data
+    const [row] = await this.#runner.run<{ data: string }>(payloadStatement(this.#tables, id), tx)
+    return row && Buffer.from(row.data, 'base64')
   }
 
   async purge(limit: number): Promise<Purged> {
-    const [row] = await this.#runner.run<Purged>(purgeStatement(this.#tables, limit))
-    return { events: row?.events ?? 0, payloads: row?.payloads ?? 0 }
+    const [row] = await this.#runner.run<Record<keyof Purged, Whole>>(purgeStatement(this.#tables, limit))
+    return { events: Number(row?.events ?? 0), payloads: Number(row?.payloads ?? 0) }
   }
 
   async listDead({ limit, ids, type, after }: DeadQuery, tx?: Tx): Promise<DeadPage> {
     const [diedAt, seq] = after ?? [0, '0']
     const statement = deadStatement(this.#tables, { limit, ids, type, diedAt, seq })
-    const rows = await this.#runner.run<Row & { error: string; died_at: string; seq: string }>(statement, tx)
+    const rows = await this.#runner.run<Row & { error: string; died: string; seq: string }>(statement, tx)
     const last = rows.at(-1)
     const events = rows.map((row) => ({
       ...storedEvent(row),
       error: row.error,
-      diedAt: Number(row.died_at) / 1000,
+      diedAt: milliseconds(row.died),
     }))
-    return { events, ...(last && rows.length === limit && { next: [Number(last.died_at), last.seq] }) }
+    return { events, ...(last && rows.length === limit && { next: [Number(last.died), last.seq] }) }
   }
 
   async stats(tx?: Tx): Promise<StorageStats> {
-    const [row] = await this.#runner.run<StorageStats & { oldest: number | null }>(
-      statsStatement(this.#tables),
-      tx,
-    )
+    const [row] = await this.#runner.run<
+      Record<'due' | 'leased' | 'dead', Whole> & { oldest: string | null }
+    >(statsStatement(this.#tables), tx)
     if (!row) throw new Error('a query without FROM has one row')
-    return { due: row.due, leased: row.leased, dead: row.dead, oldestDueMs: row.oldest }
+    return {
+      ...{ due: Number(row.due), leased: Number(row.leased), dead: Number(row.dead) },
+      oldestDueMs: row.oldest === null ? null : milliseconds(row.oldest),
+    }
   }
 
   async close(): Promise<void> {}
@@ -225,6 +231,13 @@ function rethrow(error: unknown): never {
   throw postgresError(error)
 }
 
-function storedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): StoredEvent {
-  return { id, type, body, headers: JSON.parse(headers), createdAt: created_at, attempt, uncounted }
+function storedEvent({ id, type, body, headers, created, attempt, uncounted }: Row): StoredEvent {
+  return {
+    ...{ id, type, body, headers: JSON.parse(headers), createdAt: milliseconds(created) },
+    ...{ attempt: Number(attempt), uncounted: Number(uncounted) },
+  }
+}
+
+function milliseconds(microseconds: string): number {
+  return Number(microseconds) / 1000
 }
