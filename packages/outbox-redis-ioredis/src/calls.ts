@@ -1,19 +1,19 @@
 import type { Argument } from './arguments.ts'
 import type { RedisClient, RedisScripts, RedisTransaction } from './client.ts'
 import { isUnknownScript, redisError, redisWriteError } from './errors.ts'
-import type { Script } from './scripts/script.ts'
+import { keysOfScripts, type Script } from './scripts/script.ts'
 import { scriptsOnce } from './send-once.ts'
 
 /** Runs scripts on the outbox's keys, by their hashes. */
 export class RedisCalls {
   readonly #scripts: RedisScripts
   readonly #scriptsOnce: RedisScripts
-  readonly #root: string
+  readonly #keys: readonly [string, string]
 
   constructor(redis: RedisClient<RedisTransaction>, root: string) {
     this.#scripts = redis
     this.#scriptsOnce = scriptsOnce(redis)
-    this.#root = root
+    this.#keys = keysOfScripts(root)
   }
 
   /** For scripts that may run twice: ioredis sends again what a lost connection left unanswered. */
@@ -39,9 +39,9 @@ export class RedisCalls {
   }
 
   #call(scripts: RedisScripts, { text, sha }: Script, parameters: readonly Argument[]): Promise<unknown> {
-    return scripts.evalsha(sha, 1, this.#root, parameters).catch((error) => {
+    return scripts.evalsha(sha, 2, ...this.#keys, parameters).catch((error) => {
       if (!isUnknownScript(error)) throw error
-      return scripts.eval(text, 1, this.#root, parameters)
+      return scripts.eval(text, 2, ...this.#keys, parameters)
     })
   }
 }

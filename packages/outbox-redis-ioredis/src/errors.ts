@@ -8,6 +8,7 @@ const REPLY = '^(?:ERR Error running script \\(call to \\w+\\): )?(?:@user_scrip
 const PASSING = new RegExp(
   `${REPLY}(?:(?:OOM|READONLY|LOADING|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|NOREPLICAS|MISCONF)\\b|ERR (?:max number of clients|.*Script killed by user))`,
 )
+const FORBIDDEN = new RegExp(`${REPLY}(?:NOPERM\\b|(?:ERR )?The user executing the script )`)
 const WRONG_TYPE = new RegExp(`${REPLY}WRONGTYPE\\b`)
 const READ_ONLY = new RegExp(`${REPLY}READONLY\\b`)
 // Under the general ERR, Redis tells values that it doesn't take only by its words.
@@ -41,6 +42,12 @@ const UNSENDABLE = [
   'ERR_STRING_TOO_LONG',
 ]
 
+const ADVICE: readonly (readonly [RegExp, string])[] = [
+  [WRONG_TYPE, '; a key of the outbox holds something else: remove it or choose another prefix'],
+  [READ_ONLY, '; connect to the master: in Sentinel the role master, in a cluster a Cluster client'],
+  [FORBIDDEN, '; outbox.initialize() says which rights this user lacks'],
+]
+
 type Kind = 'passing' | 'lost' | 'refused' | 'other'
 
 /** What ioredis threw, as an error of this library. */
@@ -52,11 +59,27 @@ export function redisError(thrown: unknown): OutboxError {
 export function redisWriteError(thrown: unknown): OutboxError {
   if (thrown instanceof OutboxError) return thrown
   const cause = reason(toError(thrown))
-  if (kindOf(cause) !== 'lost') return storageError(cause, '; nothing was written')
+  if (kindOf(cause) !== 'lost') return storageError(cause, whatIsWritten(cause))
   return new UnknownOutcomeError(
     `the connection to Redis was lost during a write (${cause.message}); it may or may not have happened`,
     { cause },
   )
+}
+
+// Scripts judge what they are given before they change anything, so what fails in their middle was not foreseen.
+function whatIsWritten(cause: Error): string {
+  const kind = kindOf(cause)
+  if (kind === 'passing' || kind === 'refused') return '; nothing was written'
+  if (!isReply(cause)) return ''
+  return /@user_script/.test(cause.message)
+    ? '; what a script has written before stays'
+    : '; nothing was written'
+}
+
+/** Whether a user lacks a right. */
+export function isForbidden(thrown: unknown): boolean {
+  const { cause } = toError(thrown)
+  return cause instanceof Error && isReply(cause) && FORBIDDEN.test(cause.message)
 }
 
 /** Whether a script has to be sent again with its text. */
@@ -72,9 +95,7 @@ export function isReadOnly({ message }: Error): boolean {
 function storageError(cause: Error, written: string): StorageError {
   const { message } = cause
   const kind = kindOf(cause)
-  const advice = WRONG_TYPE.test(message)
-    ? '; a key of the outbox holds something else: remove it or choose another prefix'
-    : ''
+  const advice = ADVICE.find(([pattern]) => pattern.test(message))?.[1] ?? ''
   return new StorageError(`Redis failed (${message})${advice}${written}`, {
     cause,
     transient: kind === 'passing' || kind === 'lost',

@@ -43,6 +43,8 @@ export class RedisIoredisOutbox<Tx extends RedisTransaction = RedisTransaction> 
    */
   constructor(redis: RedisClient<Tx>, options: RedisIoredisOutboxOptions = {}) {
     assertAnswers(redis)
+    assertMaster(redis)
+    assertOwnListener(redis, options.listener)
     const prefix = identifier('prefix', options.prefix ?? 'outbox')
     const storage = new RedisStorage(redis, {
       prefix,
@@ -71,9 +73,31 @@ function assertAnswers(redis: object): void {
   )
 }
 
+// Of what was written a moment ago, a replica may not know yet.
+function assertMaster(redis: object): void {
+  const { isCluster, options } = redis as ClientOptions
+  if (isCluster) return
+  const advice =
+    'the outbox needs the master: what it reads from a replica may be old, and it can’t write there'
+  if (options?.role === 'slave') throw new ConfigurationError('role', options.role, advice)
+  if (options?.readOnly) throw new ConfigurationError('readOnly', options.readOnly, advice)
+}
+
+function assertOwnListener(redis: object, listener: object | undefined): void {
+  if (listener !== redis) return
+  throw new ConfigurationError(
+    'listener',
+    'the outbox’s own client',
+    'a connection that subscribes can do nothing else; pass redis.duplicate()',
+  )
+}
+
 /** ioredis's own options, of a single client. */
 interface ClientOptions {
+  readonly isCluster?: boolean
   readonly options?: {
+    readonly role?: string
+    readonly readOnly?: boolean
     readonly autoResendUnfulfilledCommands?: boolean
     readonly commandTimeout?: number | undefined
   }

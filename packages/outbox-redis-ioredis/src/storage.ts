@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import type {
   DeadEvent,
   DeadPage,
@@ -27,6 +28,7 @@ import { JUDGE } from './scripts/judge.ts'
 import { KEEP } from './scripts/keep.ts'
 import { LEASE } from './scripts/lease.ts'
 import { PURGE } from './scripts/purge.ts'
+import { keysOfScripts } from './scripts/script.ts'
 import { STATS } from './scripts/stats.ts'
 import { inspectReplies, RedisTransactions } from './transactions.ts'
 
@@ -52,6 +54,9 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   readonly #transactions: RedisTransactions<Tx>
   readonly #warnings = new Set<string>()
   #warned = 0
+  /** What this storage is to the database, which knows its last lease by it. */
+  readonly #name: string = randomUUID()
+  #leases = 0
   readonly listen?: (wake: () => void) => Promise<() => Promise<void>>
   readonly announce?: () => Promise<void>
 
@@ -68,9 +73,9 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   }
 
   async initialize(): Promise<void> {
-    const channel = this.announce ? this.#keys.channel : ''
     const allowEviction = this.#allowEviction
-    for (const warning of await checkServer(this.#calls, { allowEviction, channel }))
+    const announces = this.announce !== undefined
+    for (const warning of await checkServer(this.#calls, this.#keys, { allowEviction, announces }))
       this.#warnings.add(warning)
   }
 
@@ -119,7 +124,8 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   }
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
-    return leasedEvents((await this.#calls.run(LEASE, [numeral(limit), numeral(leaseMs)])) as string[])
+    const call = [numeral(limit), numeral(leaseMs), this.#name, String(++this.#leases)]
+    return leasedEvents((await this.#calls.run(LEASE, call)) as string[])
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
@@ -215,7 +221,7 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
     if (script !== APPEND)
       queued.writes.push({ position: this.#transactions.count(tx) - 1, outcomes: accepted })
     // With its text: an unknown hash would fail in the middle of the MULTI and leave the rest applied.
-    tx.eval(script.text, 1, this.#keys.root, args)
+    tx.eval(script.text, 2, ...keysOfScripts(this.#keys.root), args)
     return results
   }
 

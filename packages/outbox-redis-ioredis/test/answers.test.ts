@@ -9,7 +9,7 @@ import { type OwnServer, startOwnServer } from '../../../test/servers/index.ts'
 import { freePort } from '../../../test/servers/process.ts'
 import { redisError, redisWriteError } from '../src/errors.ts'
 import { RedisIoredisOutbox } from '../src/index.ts'
-import { closedAfterwards, connect, opened } from './open.ts'
+import { closedAfterwards, connect, everything, opened } from './open.ts'
 
 const PASSING = { code: 'OUTBOX_STORAGE', transient: true, blame: 'environment' }
 const REFUSED = { code: 'OUTBOX_STORAGE', transient: false, blame: 'event' }
@@ -38,7 +38,7 @@ describe('What a server answers', { timeout: 60_000 }, () => {
     ['ioredis 5', Redis5 as unknown as typeof Redis],
   ] as const)('%s: a value that is longer than the server takes is refused', async ([, Client], { skip }) => {
     const url = (await ownServer())?.url ?? skip()
-    const { redis, outbox, storage, key } = await opened(closedAfterwards(new Client(url)))
+    const { prefix, redis, outbox, storage, key } = await opened(closedAfterwards(new Client(url)))
     await redis.config('SET', 'proto-max-bulk-len', '1mb')
     // Little enough to be read before the server hangs up.
     const text = 'x'.repeat(1_100_000)
@@ -52,7 +52,7 @@ describe('What a server answers', { timeout: 60_000 }, () => {
         await storage.write([longer], multi)
       })
     await expect(refusalOf(inMulti)).resolves.toMatchObject(REFUSED)
-    expect(await redis.keys(key('*'))).toEqual([])
+    expect(await everything(redis, prefix)).toEqual({})
     expect(await storage.write([{ ...NOTHING, append: [event('short')] }])).toEqual([{ status: 'applied' }])
   })
 

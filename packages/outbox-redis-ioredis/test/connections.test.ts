@@ -4,7 +4,7 @@ import { StorageError } from 'outbox-core'
 import { until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { RedisIoredisOutbox } from '../src/index.ts'
-import { closedAfterwards, connect, opened, url } from './open.ts'
+import { closedAfterwards, connect, everything, opened, url } from './open.ts'
 
 const UNKNOWN = { code: 'OUTBOX_UNKNOWN_OUTCOME' }
 const CLIENTS = [
@@ -47,7 +47,7 @@ describe.skipIf(url === undefined)('Connections to Redis', () => {
   )(
     '%s, %s: an event that was handled before its emit was answered does not come back',
     async (_name, _way, client) => {
-      const { prefix, redis, bus, outbox, key } = await opened(closedAfterwards(client))
+      const { prefix, redis, bus, outbox } = await opened(closedAfterwards(client))
       await bus.emit('warm', {})
       const { storage } = new RedisIoredisOutbox<ChainableCommander>(connect(), { prefix, logger: false })
       const completeAll = async (): Promise<void> => {
@@ -63,7 +63,7 @@ describe.skipIf(url === undefined)('Connections to Redis', () => {
       await completeAll()
       redis.stream.destroy()
       await lost
-      expect(await redis.keys(key('*'))).toEqual([])
+      expect(await everything(redis, prefix)).toEqual({})
       await bus.emit('a', {})
       expect(await outbox.stats()).toMatchObject({ due: 1 })
     },

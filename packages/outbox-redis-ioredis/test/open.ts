@@ -39,9 +39,14 @@ export async function opened(redis: Redis = connect(), options: RedisIoredisOutb
   }
 }
 
-/** Everything under a prefix, as the server itself dumps it. */
+/** Everything under a prefix, as the server itself dumps it, but for what scripts note for themselves. */
 export async function everything(redis: Redis, prefix: string): Promise<Record<string, string>> {
-  const names = (await redis.keys(`{${prefix}}:*`)).sort()
+  const names = (await redis.keys(`{${prefix}}:*`)).filter((name) => !isNote(name)).sort()
   const dumps = await Promise.all(names.map((name) => redis.dumpBuffer(name)))
   return Object.fromEntries(names.map((name, index) => [name, dumps[index]?.toString('base64') ?? '']))
+}
+
+/** Of the layout's version, and of what a worker has leased last. */
+export function isNote(name: string): boolean {
+  return /\}:(version$|lease:)/.test(name)
 }

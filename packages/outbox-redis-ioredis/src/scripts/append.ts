@@ -4,7 +4,7 @@ import { BASICS, type Script, scriptOf } from './script.ts'
  * Appends events of generated ids, and puts payloads. A fraction of the write script, which is sent with its text in
  * every MULTI: this is what most transactions do.
  *
- * KEYS  root
+ * KEYS  of every script
  * ARGV  channel to announce on ('' for none), '1' to write even when memory is full
  *         number of events, then for each: id, type, body, headers, due at ('' for none), due in
  *         number of payloads, then for each: id, data, expires at ('' for none), expires in
@@ -22,6 +22,14 @@ for at = 4, payloads - 1, 6 do
   if known == 0 then fresh[at] = key
   elseif known ~= 1 then return refusal(key, known) end
 end
+if next(fresh) then
+  local _, key = next(fresh)
+  needs('ZADD', root .. 'due', '0', '')
+  needs('HSET', key, 'state', '')
+end
+if ARGV[payloads + 1] then needs('SET', root .. 'saga:' .. ARGV[payloads + 1], '', 'PXAT', '1') end
+if ARGV[2] == '1' then needs('ZREM', root .. 'leased', '') end
+if forbidden then return forbidden end
 if ARGV[2] == '1' then go_on_when_full() end
 local scores, created = {}, text(now)
 for at in pairs(fresh) do scores[#scores + 1], scores[#scores + 2] = moment(ARGV[at + 4], ARGV[at + 5]), ARGV[at] end

@@ -3,7 +3,7 @@ import { type Script, script } from './script.ts'
 /**
  * Lists dead letters by when they died, then by id. Looks at no more than a thousand of them at once.
  *
- * KEYS  root
+ * KEYS  of every script
  * ARGV  limit, type ('' for any), died after ('' for all), id after, then ids (none for all)
  * Returns died and id of the one it looked at last ('' and '' when there are no more), then for each letter:
  *   id, type, body, headers, created, attempt, uncounted, error, died

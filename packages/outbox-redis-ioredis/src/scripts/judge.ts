@@ -3,7 +3,7 @@ import { type Script, script } from './script.ts'
 /**
  * Says what is known of an event, before an outcome about it is queued.
  *
- * KEYS  root
+ * KEYS  of every script
  * ARGV  id
  * Returns state, attempt, fingerprint; nothing when there is no such event. Fails when its key holds something else.
  */

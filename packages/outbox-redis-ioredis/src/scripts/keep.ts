@@ -3,7 +3,7 @@ import { type Script, script } from './script.ts'
 /**
  * Keeps a completed event.
  *
- * KEYS  root
+ * KEYS  of every script
  * ARGV  id, milliseconds from now
  * Returns nothing
  */

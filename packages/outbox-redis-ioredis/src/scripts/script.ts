@@ -1,9 +1,18 @@
 import { createHash } from 'node:crypto'
 
-/** A Lua script, as it is sent. Its one key is the root of all others, so that a cluster finds the node of them all. */
+/** A Lua script, as it is sent. */
 export interface Script {
   readonly text: string
   readonly sha: string
+}
+
+/**
+ * The keys of every script. The first is the root of all others, so that a cluster finds the node of them all. Neither ever
+ * exists: of two, a node whose slot is moving says TRYAGAIN, of one it would let scripts go ahead where only some of what
+ * they need has arrived.
+ */
+export function keysOfScripts(root: string): readonly [string, string] {
+  return [root, `${root}-`]
 }
 
 /** Of an event whose key is somebody else's: it can't be written, whenever it is tried. */
@@ -24,6 +33,12 @@ local function is_taken(reply) return reply.err:find('WRONGTYPE', 1, true) ~= ni
 -- Why an event can't be written, from what its key was answered.
 local function refusal(key, reply)
   return is_taken(reply) and redis.error_reply('WRONGTYPE ' .. key .. ' ${TAKEN}') or reply
+end
+-- What a script has written before a command is forbidden stays. So all are asked for before the first (Redis 7).
+local forbidden
+local function needs(command, key, ...)
+  if not redis.acl_check_cmd or redis.acl_check_cmd(command, key, ...) then return end
+  forbidden = forbidden or redis.error_reply('NOPERM this user may not run ' .. command .. ' on ' .. key)
 end
 -- Everything is written by then: that a user may not publish must not make it look refused.
 local function announce(channel)

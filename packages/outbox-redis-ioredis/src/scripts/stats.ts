@@ -3,7 +3,7 @@ import { type Script, script } from './script.ts'
 /**
  * Counts events.
  *
- * KEYS  root
+ * KEYS  of every script
  * Returns due, leased, dead, milliseconds since the oldest due one is due ('' when none is)
  */
 export const STATS: Script = script(`

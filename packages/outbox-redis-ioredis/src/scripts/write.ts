@@ -3,7 +3,7 @@ import { ASSERT_TYPES, type Script, script } from './script.ts'
 /**
  * Applies outcomes: each entirely or not at all.
  *
- * KEYS  root
+ * KEYS  of every script
  * ARGV  channel to announce on ('' for none), '1' to write even when memory is full, number of outcomes, then for each:
  *         kind ('' for none); with a kind: id, attempt, milliseconds, error, '1' when the attempt counts
  *         number of events, then for each: id, type, body, headers, due at ('' for none), due in, fingerprint ('' for none),
@@ -39,17 +39,28 @@ end
 local function is_dead_letter(kind) return kind == 'revive' or kind == 'discard' end
 
 ${ASSERT_TYPES}
+-- Something that can't be counted on; its event's own fault.
+local spoilt
 local function is_lost(settle)
-  local event = event_fields(settle[2], 'state', 'attempt')
+  local event = event_fields(settle[2], 'state', 'attempt', 'uncounted')
+  if event and settle[1] == 'retry' then
+    settle.uncounted = tonumber(event[3])
+    if not (settle.uncounted and math.abs(settle.uncounted) < 2 ^ 53) then
+      spoilt = redis.error_reply('ERR hash value is not an integer: uncounted of ' .. root .. 'event:' .. settle[2])
+    end
+  end
   return not event or event[1] ~= (is_dead_letter(settle[1]) and 'dead' or 'leased') or event[2] ~= settle[3]
 end
 
 -- Most of what is written completes: those are deleted together, at the end.
 local completed, completed_keys = {}, {}
 local results, outcomes = {}, {}
+-- Of what is going to be done, an example of each.
+local settled, appended, appended_leased, put, unput = {}, nil, nil, nil, nil
 for n = 1, tonumber(ARGV[3]) do
   local settle = take_settlement()
   local result = settle and is_lost(settle) and 'lost' or 'applied'
+  if spoilt then return spoilt end
   local given, events = take_list(8), nothing
   if given ~= nothing then events = {} end
   for _, event in ipairs(given) do
@@ -61,8 +72,14 @@ for n = 1, tonumber(ARGV[3]) do
   end
   local payloads, removed = take_list(4), take_list(1)
   if result == 'applied' then
+    for _, event in ipairs(events) do
+      if event[8] == '1' then appended_leased = event[1] else appended = event[1] end
+    end
+    if payloads ~= nothing then put = payloads[1][1] end
+    if removed ~= nothing then unput = removed[1][1] end
     if settle then
       goes_on = true
+      settled[settle[1] .. (settle[1] == 'complete' and settle[4] == '0' and ' at once' or '')] = settle[2]
       if settle[1] == 'complete' and settle[4] == '0' then
         completed[#completed + 1], completed_keys[#completed_keys + 1] = settle[2], root .. 'event:' .. settle[2]
         settle = nil
@@ -75,7 +92,24 @@ for n = 1, tonumber(ARGV[3]) do
   results[n] = result
 end
 
-local function apply_settlement(kind, id, attempt, ms, reason, counted)
+local function needs_event(id, command, ...) needs(command, root .. 'event:' .. id, ...) end
+for kind, id in pairs(settled) do
+  needs('ZREM', is_dead_letter(kind) and dead or leased, id)
+  if kind == 'discard' or kind == 'complete at once' then needs_event(id, 'DEL')
+  else
+    needs_event(id, 'HSET', 'state', '')
+    needs('ZADD', kind == 'complete' and done or kind == 'bury' and dead or due, '0', id)
+  end
+end
+if appended or appended_leased then needs_event(appended or appended_leased, 'HSET', 'state', '') end
+if appended then needs('ZADD', due, '0', appended) end
+if appended_leased then needs('ZADD', leased, '0', appended_leased) end
+if put then needs('SET', root .. 'saga:' .. put, '', 'PXAT', '1') end
+if unput then needs('DEL', root .. 'saga:' .. unput) end
+if goes_on then needs('ZREM', leased, '') end
+if forbidden then return forbidden end
+
+local function apply_settlement(kind, id, attempt, ms, reason, counted, uncounted)
   local key = root .. 'event:' .. id
   if kind == 'discard' then
     redis.call('DEL', key)
@@ -89,7 +123,7 @@ local function apply_settlement(kind, id, attempt, ms, reason, counted)
     redis.call('HSET', key, 'state', 'waiting', 'uncounted', attempt)
     redis.call('ZADD', due, text(now), id)
   else
-    if counted ~= '1' then redis.call('HINCRBY', key, 'uncounted', 1) end
+    if counted ~= '1' then redis.call('HSET', key, 'uncounted', text(uncounted + 1)) end
     if reason ~= '' then redis.call('HSET', key, 'error', reason) end
     redis.call('HSET', key, 'state', 'waiting')
     redis.call('ZADD', due, text(now + tonumber(ms)), id)
@@ -101,7 +135,7 @@ end
 if goes_on then go_on_when_full() end
 for _, outcome in ipairs(outcomes) do
   local settle, events, payloads, removed = unpack(outcome)
-  if settle then apply_settlement(unpack(settle)) end
+  if settle then apply_settlement(settle[1], settle[2], settle[3], settle[4], settle[5], settle[6], settle.uncounted) end
   for _, event in ipairs(events) do
     local is_leased = event[8] == '1'
     redis.call('ZADD', is_leased and leased or due, moment(event[5], event[6]), event[1])
