@@ -1,4 +1,5 @@
 import {
+  changeBy,
   type NewEvent,
   type Outcome,
   type PayloadRecord,
@@ -108,11 +109,8 @@ function outcomeArguments({ settle, append, put, remove }: Outcome): Argument[] 
 }
 
 function settlementArguments(settle: Settlement): Argument[] {
-  const { kind, id, attempt } = settle
-  const ms = kind === 'complete' ? settle.keepMs : kind === 'retry' ? settle.delayMs : 0
-  const error = kind === 'bury' || kind === 'retry' ? (settle.error ?? '') : ''
-  const counted = kind === 'retry' && !settle.counted ? '0' : '1'
-  return [kind, id, String(attempt), numeral(ms), error, counted]
+  const { from, to, inMs, error, pardon } = changeBy(settle)
+  return [from, settle.id, String(settle.attempt), to, numeral(inMs), error ?? '', pardon]
 }
 
 function eventArguments({ id, type, body, headers, due }: NewEvent): Argument[] {

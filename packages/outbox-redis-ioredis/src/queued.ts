@@ -1,4 +1,4 @@
-import type { Outcome, OutcomeResult } from 'outbox-core'
+import { changeBy, type Outcome, type OutcomeResult } from 'outbox-core'
 import { APPLIED, LOST } from './replies.ts'
 
 /** One write script in a MULTI. */
@@ -52,8 +52,7 @@ export class Queued {
   /** What would become of an outcome now, after what the transaction holds already. */
   judge({ settle, append: [event] }: Outcome, { settled, appended }: Known): OutcomeResult {
     if (settle) {
-      const needed = settle.kind === 'revive' || settle.kind === 'discard' ? 'dead' : 'leased'
-      const isHeld = settled?.state === needed && Number(settled.attempt) === settle.attempt
+      const isHeld = settled?.state === changeBy(settle).from && Number(settled.attempt) === settle.attempt
       if (!isHeld || this.#hasSettled(settle.id)) return LOST
     }
     if (!event || event.fingerprint === null) return APPLIED

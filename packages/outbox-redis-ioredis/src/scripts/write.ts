@@ -5,7 +5,8 @@ import { ASSERT_TYPES, type Script, script } from './script.ts'
  *
  * KEYS  of every script
  * ARGV  channel to announce on ('' for none), '1' to write even when memory is full, number of outcomes, then for each:
- *         kind ('' for none); with a kind: id, attempt, milliseconds, error, '1' when the attempt counts
+ *         state its event has to be in ('' when it settles none); then id, attempt, state it goes into ('deleted' for none),
+ *         milliseconds from now, error ('' for the one it has), which attempts count no longer (none, one, all)
  *         number of events, then for each: id, type, body, headers, due at ('' for none), due in, fingerprint ('' for none),
  *         '1' when it is leased
  *         number of payloads, then for each: id, data, expires at ('' for none), expires in
@@ -33,23 +34,23 @@ local function take_list(size)
   return list
 end
 local function take_settlement()
-  if ARGV[position] ~= '' then return take(6) end
+  if ARGV[position] ~= '' then return take(7) end
   position = position + 1
 end
-local function is_dead_letter(kind) return kind == 'revive' or kind == 'discard' end
+local sets = { leased = leased, dead = dead, waiting = due, done = done }
 
 ${ASSERT_TYPES}
 -- Something that can't be counted on; its event's own fault.
 local spoilt
 local function is_lost(settle)
   local event = event_fields(settle[2], 'state', 'attempt', 'uncounted')
-  if event and settle[1] == 'retry' then
+  if event and settle[7] == 'one' then
     settle.uncounted = tonumber(event[3])
     if not (settle.uncounted and math.abs(settle.uncounted) < 2 ^ 53) then
       spoilt = redis.error_reply('ERR hash value is not an integer: uncounted of ' .. root .. 'event:' .. settle[2])
     end
   end
-  return not event or event[1] ~= (is_dead_letter(settle[1]) and 'dead' or 'leased') or event[2] ~= settle[3]
+  return not event or event[1] ~= settle[1] or event[2] ~= settle[3]
 end
 
 -- Most of what is written completes: those are deleted together, at the end.
@@ -79,8 +80,8 @@ for n = 1, tonumber(ARGV[3]) do
     if removed ~= nothing then unput = removed[1][1] end
     if settle then
       goes_on = true
-      settled[settle[1] .. (settle[1] == 'complete' and settle[4] == '0' and ' at once' or '')] = settle[2]
-      if settle[1] == 'complete' and settle[4] == '0' then
+      settled[settle[1] .. settle[4]] = settle
+      if settle[1] == 'leased' and settle[4] == 'deleted' then
         completed[#completed + 1], completed_keys[#completed_keys + 1] = settle[2], root .. 'event:' .. settle[2]
         settle = nil
       end
@@ -93,12 +94,13 @@ for n = 1, tonumber(ARGV[3]) do
 end
 
 local function needs_event(id, command, ...) needs(command, root .. 'event:' .. id, ...) end
-for kind, id in pairs(settled) do
-  needs('ZREM', is_dead_letter(kind) and dead or leased, id)
-  if kind == 'discard' or kind == 'complete at once' then needs_event(id, 'DEL')
+for _, settle in pairs(settled) do
+  local from, id, _, to = unpack(settle)
+  needs('ZREM', sets[from], id)
+  if to == 'deleted' then needs_event(id, 'DEL')
   else
     needs_event(id, 'HSET', 'state', '')
-    needs('ZADD', kind == 'complete' and done or kind == 'bury' and dead or due, '0', id)
+    needs('ZADD', sets[to], '0', id)
   end
 end
 if appended or appended_leased then needs_event(appended or appended_leased, 'HSET', 'state', '') end
@@ -109,33 +111,26 @@ if unput then needs('DEL', root .. 'saga:' .. unput) end
 if goes_on then needs('ZREM', leased, '') end
 if forbidden then return forbidden end
 
-local function apply_settlement(kind, id, attempt, ms, reason, counted, uncounted)
+local function apply_settlement(settle)
+  local from, id, attempt, to, ms, reason, pardon = unpack(settle)
   local key = root .. 'event:' .. id
-  if kind == 'discard' then
+  if to == 'deleted' then
     redis.call('DEL', key)
-  elseif kind == 'complete' then
-    redis.call('HSET', key, 'state', 'done')
-    redis.call('ZADD', done, text(now + tonumber(ms)), id)
-  elseif kind == 'bury' then
-    redis.call('HSET', key, 'state', 'dead', 'error', reason)
-    redis.call('ZADD', dead, text(now), id)
-  elseif kind == 'revive' then
-    redis.call('HSET', key, 'state', 'waiting', 'uncounted', attempt)
-    redis.call('ZADD', due, text(now), id)
   else
-    if counted ~= '1' then redis.call('HSET', key, 'uncounted', text(uncounted + 1)) end
+    if pardon == 'one' then redis.call('HSET', key, 'uncounted', text(settle.uncounted + 1)) end
+    if pardon == 'all' then redis.call('HSET', key, 'uncounted', attempt) end
     if reason ~= '' then redis.call('HSET', key, 'error', reason) end
-    redis.call('HSET', key, 'state', 'waiting')
-    redis.call('ZADD', due, text(now + tonumber(ms)), id)
+    redis.call('HSET', key, 'state', to)
+    redis.call('ZADD', sets[to], text(now + tonumber(ms)), id)
   end
   -- Last: whatever goes wrong, the event is still in one of the sets.
-  redis.call('ZREM', is_dead_letter(kind) and dead or leased, id)
+  redis.call('ZREM', sets[from], id)
 end
 
 if goes_on then go_on_when_full() end
 for _, outcome in ipairs(outcomes) do
   local settle, events, payloads, removed = unpack(outcome)
-  if settle then apply_settlement(settle[1], settle[2], settle[3], settle[4], settle[5], settle[6], settle.uncounted) end
+  if settle then apply_settlement(settle) end
   for _, event in ipairs(events) do
     local is_leased = event[8] == '1'
     redis.call('ZADD', is_leased and leased or due, moment(event[5], event[6]), event[1])
