@@ -19,7 +19,7 @@ export function appendStatement(
   const texts = [id, type, body, JSON.stringify(headers), fingerprint].map(
     (value) => `${parts.parameter(value)}::text`,
   )
-  // A generated id is one that no other event has.
+  // A generated id is one that no other event has: one that is there already is this one, repeated by whoever sends it.
   const mayExist = isFingerprinted(event)
   const visible = moment(parts, event.due)
   const returned = [
@@ -28,7 +28,7 @@ export function appendStatement(
   ]
   return parts.alone(`INSERT INTO ${events} (id, type, body, headers, fingerprint, created_at, visible_at)
       VALUES (${texts.join(', ')}, clock_timestamp(), ${visible})
-      ${mayExist ? 'ON CONFLICT (id) DO NOTHING' : ''} ${returned.length > 0 ? `RETURNING ${returned.join(', ')}` : ''}`)
+      ON CONFLICT (id) DO NOTHING ${returned.length > 0 ? `RETURNING ${returned.join(', ')}` : ''}`)
 }
 
 /** Many events of generated ids, without the conditions of `writeStatement`. Returns nothing. */
@@ -48,7 +48,7 @@ export function appendAllStatement(
     'appended',
     `INSERT INTO ${events} (id, type, body, headers, created_at, visible_at)
       SELECT id, type, ${bodyFrom(bytes, parts)}, headers, clock_timestamp(), clock_timestamp()
-      FROM ${parts.rows('a', columns, rows)} ORDER BY place`,
+      FROM ${parts.rows('a', columns, rows)} ORDER BY place ON CONFLICT (id) DO NOTHING`,
   )
   if (announce) addAnnouncement(parts, channel)
   return parts.statement()

@@ -49,7 +49,8 @@ function addAppend(parts: Parts, { events }: PostgresTables, event: NewEvent): v
     'appended',
     `INSERT INTO ${events} (id, type, body, headers, state, attempt, created_at, visible_at)
       SELECT ${texts.join(', ')}, ${leased ? STATE.leased : STATE.waiting}, ${leased ? 1 : 0}, clock_timestamp(),
-        ${moment(parts, event.due)} ${ifHeld(parts)}`,
+        ${moment(parts, event.due)} ${ifHeld(parts)}
+      ON CONFLICT (id) DO NOTHING`,
   )
 }
 

@@ -14,6 +14,7 @@ import { lackingContract } from './lacking-contract.ts'
 import { limitsContract } from './limits-contract.ts'
 import { nestedTransactionContract } from './nested-transaction-contract.ts'
 import { refusedContract } from './refused-contract.ts'
+import { repeatingContract } from './repeating-contract.ts'
 import { sagaContract } from './saga-contract.ts'
 import { sagaFaultContract } from './saga-fault-contract.ts'
 import { sagaStoreContract } from './saga-store-contract.ts'
@@ -38,6 +39,7 @@ export function outboxContract<Tx, TxOptions>(backend: Backend<Tx, TxOptions>): 
     joinedContract(test)
     unawaitedContract(test)
     emitContract(test)
+    repeatingContract(test)
     takenContract(test)
     heldIdContract(test)
     busContract(test)
