@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto'
 import type { Outbox, OutboxOptions, Storage } from 'outbox-core'
-import type { PostgresStorageOptions } from 'outbox-core/sql'
+import { type PostgresStorageOptions, postgresMigrations } from 'outbox-core/sql'
 import type { Backend, BackendTraits, Place, RawEvent, RawPayload } from 'outbox-core/testing'
 import pg from 'pg'
+import type { ServiceRole } from './postgres-role.ts'
 
 /** One client of the user's own, with the outbox on it. */
 export interface Client<Tx, TxOptions> {
@@ -36,12 +37,16 @@ export function partOf<Tx, TxOptions, R>(
   return storage.nested(tx, work)
 }
 
-/** A Postgres backend: a schema of its own for every place. */
+/**
+ * A Postgres backend: a schema of its own for every place.
+ *
+ * @param role what the clients connect as, when that is not the owner, who creates the tables
+ */
 export function postgresBackend<Tx, TxOptions>(
   name: string,
   openRaw: () => Promise<RawClient>,
   connect: (applicationName: string) => Promise<Client<Tx, TxOptions>>,
-  traits: BackendTraits = {},
+  { role, ...traits }: BackendTraits & { readonly role?: ServiceRole } = {},
 ): Backend<Tx, TxOptions> {
   return {
     name,
@@ -51,6 +56,10 @@ export function postgresBackend<Tx, TxOptions>(
       const schema = `place_${randomUUID().replaceAll('-', '').slice(0, 16)}`
       await raw.query(`CREATE SCHEMA ${schema}`)
       await raw.query(`CREATE TABLE ${schema}.business (key text)`)
+      if (role) {
+        for (const statement of postgresMigrations({ schema }).flat()) await raw.query(statement)
+        await role.grant(raw, schema)
+      }
       return openPlace(schema, raw, connect, options)
     },
   }

@@ -4,6 +4,7 @@ import { OutboxEventBus } from 'outbox-core'
 import { outboxContract, until } from 'outbox-core/testing'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { partOf, postgresBackend, rawClient } from '../../../test/postgres-backend.ts'
+import { serviceRole } from '../../../test/postgres-role.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { PostgresDrizzleOutbox } from '../src/index.ts'
 import { nodePostgres, pglite, postgresJs } from './clients.ts'
@@ -13,8 +14,13 @@ const url = serverUrl()
 describe.skipIf(url === undefined)('Postgres', () => {
   if (url === undefined) return
   const raw = () => rawClient(url)
-  outboxContract(postgresBackend('Drizzle on node-postgres', raw, (name) => nodePostgres(url, name)))
-  outboxContract(postgresBackend('Drizzle on postgres.js', raw, (name) => postgresJs(url, name)))
+  const role = serviceRole(url)
+  outboxContract(
+    postgresBackend('Drizzle on node-postgres', raw, (name) => nodePostgres(role.url, name), { role }),
+  )
+  outboxContract(
+    postgresBackend('Drizzle on postgres.js', raw, (name) => postgresJs(role.url, name), { role }),
+  )
 })
 
 describe('in this process', () => {
