@@ -6,7 +6,7 @@ import type { EventItem, Items } from './items.ts'
 import { parallel } from './parallel.ts'
 import type { Tables } from './schema.ts'
 import { type Collected, DynamoDBTransaction } from './transaction.ts'
-import type { OutcomeWriter } from './writer.ts'
+import type { OutcomeWriter } from './write.ts'
 
 const APPLIED: OutcomeResult = { status: 'applied' }
 const LOST: OutcomeResult = { status: 'lost' }

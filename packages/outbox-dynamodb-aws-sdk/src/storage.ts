@@ -24,7 +24,7 @@ import { Purge } from './purge.ts'
 import { Queries } from './queries.ts'
 import type { Tables } from './schema.ts'
 import { DynamoDBTransaction } from './transaction.ts'
-import { OutcomeWriter } from './writer.ts'
+import { OutcomeWriter } from './write.ts'
 
 export interface DynamoDBStorageOptions {
   readonly tables: Tables

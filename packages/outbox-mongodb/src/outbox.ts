@@ -5,8 +5,8 @@ import { MongoStorage } from './storage.ts'
 export interface MongoDBOutboxOptions extends OutboxOptions {
   /** @default the database of the connection string */
   readonly database?: string
-  /** Names of the collections: a letter or _, then letters, digits and _, at most 48 characters. */
-  readonly collections?: {
+  /** Names of the collections, called as in every outbox: a letter or _, then letters, digits and _, at most 48 characters. */
+  readonly tables?: {
     /** @default 'outbox_events' */
     readonly events?: string
     /** @default 'saga_store' */
@@ -36,8 +36,8 @@ export class MongoDBOutbox<Session extends MongoSession = MongoSession> extends 
    * @throws ConfigurationError naming the option and its value
    */
   constructor(client: MongoClientLike<Session>, options: MongoDBOutboxOptions = {}) {
-    const { events = 'outbox_events', payloads = 'saga_store' } = options.collections ?? {}
-    const names = identifiers('collections', { events, payloads })
+    const { events = 'outbox_events', payloads = 'saga_store' } = options.tables ?? {}
+    const names = identifiers('tables', { events, payloads })
     super(new MongoStorage(client, options.database, names, options.watch ?? false), options)
   }
 }

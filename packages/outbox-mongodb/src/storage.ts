@@ -21,6 +21,7 @@ import {
 } from './client.ts'
 import { mapped, mongoWriteError } from './errors.ts'
 import { Leases } from './lease.ts'
+import { InsertWatch } from './listen.ts'
 import { heldFilter, inMs } from './operations.ts'
 import { listDead, stats, stored } from './reading.ts'
 import {
@@ -33,7 +34,6 @@ import {
 } from './schema.ts'
 import { assertMs, assertStorable, LIMIT_BYTES } from './storable.ts'
 import { assertOpen, MAJORITY, transact, within } from './transaction.ts'
-import { InsertWatch } from './watch.ts'
 import { OutcomeWriter } from './write.ts'
 
 // Whatever the user's client is set to: leases and claims are read where they were written, and come out as plain values.

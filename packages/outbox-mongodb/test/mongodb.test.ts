@@ -213,10 +213,10 @@ describe.skipIf(url === undefined)('MongoDB', () => {
   test('names that are none, and indexes in the way, are refused', async () => {
     const { client, db } = await opened()
     for (const events of ['', 'a.b', '$x', 'system.users']) {
-      expect(() => new MongoDBOutbox(client, { collections: { events } })).toThrow(ConfigurationError)
+      expect(() => new MongoDBOutbox(client, { tables: { events } })).toThrow(ConfigurationError)
     }
     await db.collection('odd').createIndex({ expires_at: 1 }, { expireAfterSeconds: 3600 })
-    const odd = new MongoDBOutbox(client, { database: db.databaseName, collections: { payloads: 'odd' } })
+    const odd = new MongoDBOutbox(client, { database: db.databaseName, tables: { payloads: 'odd' } })
     await expect(odd.initialize()).rejects.toThrow(UnsupportedBackendError)
   })
 

@@ -180,8 +180,8 @@ describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
 
   test('two outboxes share a database by names of their own', async () => {
     const { client, database, db, bus, outbox } = await opened()
-    const collections = { events: 'other_events', payloads: 'other_payloads' }
-    const other = new MongoDBOutbox<ClientSession>(client, { database, collections, logger: false })
+    const tables = { events: 'other_events', payloads: 'other_payloads' }
+    const other = new MongoDBOutbox<ClientSession>(client, { database, tables, logger: false })
     await other.initialize()
     await bus.emit('a', {})
     await other.sagaStore('1h').put('claim', Uint8Array.of(1))

@@ -17,7 +17,7 @@ import { expiryArguments, numeral, scriptFor } from './arguments.ts'
 import { RedisCalls } from './calls.ts'
 import type { RedisClient, RedisListener, RedisTransaction } from './client.ts'
 import { redisError, redisWriteError } from './errors.ts'
-import { listenOn } from './listening.ts'
+import { listenOn } from './listen.ts'
 import type { EventState, Known } from './queued.ts'
 import { APPLIED, deadEvents, leasedEvents, outcomeResult } from './replies.ts'
 import { checkServer, type Keys, keysOf, payloadKey } from './schema.ts'
@@ -30,7 +30,7 @@ import { LEASE } from './scripts/lease.ts'
 import { PURGE } from './scripts/purge.ts'
 import { keysOfScripts } from './scripts/script.ts'
 import { STATS } from './scripts/stats.ts'
-import { inspectReplies, RedisTransactions } from './transactions.ts'
+import { inspectReplies, RedisTransactions } from './transaction.ts'
 
 export interface RedisStorageOptions {
   readonly prefix: string
