@@ -136,7 +136,7 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
     return mapped(this.#payloads.read(id, this.#clock.now()))
   }
 
-  async purge(limit: number, { background = false } = {}): Promise<Purged> {
+  async purge(limit: number, { background = false }: { background?: boolean } = {}): Promise<Purged> {
     await mapped(this.#layout.refresh())
     const now = this.#clock.now()
     return {
