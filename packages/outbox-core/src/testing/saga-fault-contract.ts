@@ -84,7 +84,7 @@ export function sagaFaultContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       })
       const { bus, engine, slip, log, told, ended } = world(place.outbox, [waiting])
       await bus.start()
-      await engine.emit(slip('a').add(waiting, {}).deadline(150))
+      await engine.emit(slip('a').add(waiting, {}).deadline(1_000))
       await ended()
       await engine.emit(slip('b').deadline(new Date(Date.now() - 1_000)))
       await ended(2)

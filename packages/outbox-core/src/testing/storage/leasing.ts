@@ -42,7 +42,7 @@ export function leasingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       await storage.write([
         appending(newEvent({ id: 'far', due: { at: Date.now() + 3_600_000 } })),
         appending(newEvent({ id: 'hour', due: { inMs: 3_600_000 } })),
-        appending(newEvent({ id: 'soon', due: { inMs: 150 } })),
+        appending(newEvent({ id: 'soon', due: { inMs: 600 } })),
       ])
       expect(await storage.lease(10, LEASE_MS)).toEqual([])
       const taken: string[] = []
