@@ -1,5 +1,10 @@
 import { entityKind, type SQL, sql } from 'drizzle-orm'
-import { ConfigurationError, ForeignTransactionError, TransactionMissingError } from 'outbox-core'
+import {
+  ConfigurationError,
+  ForeignTransactionError,
+  TransactionClosedError,
+  TransactionMissingError,
+} from 'outbox-core'
 import type { PostgresExecutor, PostgresParameter } from 'outbox-core/sql'
 import { givingBack } from './pool.ts'
 import { assertNoPooler } from './pooler.ts'
@@ -48,9 +53,19 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
 
   async transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R> {
     await this.assertUsable()
-    return givingBack(this.#db, work, (callback) =>
-      options === undefined ? this.#db.transaction(callback) : this.#db.transaction(callback, options),
-    )
+    let opened: Tx | undefined
+    const noted = (tx: Tx): Promise<R> => {
+      opened = tx
+      return work(tx)
+    }
+    try {
+      return await givingBack(this.#db, noted, (callback) =>
+        options === undefined ? this.#db.transaction(callback) : this.#db.transaction(callback, options),
+      )
+    } catch (error) {
+      if (opened) sever(opened)
+      throw error
+    }
   }
 
   /** Asked once; again when it could not be answered. */
@@ -68,8 +83,8 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
    * would roll back by itself, on whatever the connection is by then.
    */
   async apart(tx: Tx): Promise<() => void> {
-    const { session } = tx as { session?: PostgresJsSession }
-    if (typeof session?.client?.savepoint !== 'function') return () => {}
+    const session = postgresJsSession(tx)
+    if (!session) return () => {}
     const { client } = session
     session.client = await new Promise((resolve, reject) => {
       const begin = (scoped: PostgresJsSession['client']): Promise<never> => {
@@ -104,7 +119,28 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
 
 /** What a Drizzle transaction on postgres.js runs its statements through. */
 interface PostgresJsSession {
-  client: { savepoint(work: (scoped: PostgresJsSession['client']) => Promise<never>): Promise<unknown> }
+  client: {
+    savepoint(work: (scoped: PostgresJsSession['client']) => Promise<never>): Promise<unknown>
+    unsafe(text: string): unknown
+  }
+}
+
+function postgresJsSession(tx: object): PostgresJsSession | undefined {
+  const { session } = tx as { session?: PostgresJsSession }
+  return typeof session?.client?.savepoint === 'function' ? session : undefined
+}
+
+/**
+ * postgres.js gives up a transaction whose connection is lost, and would send what its callback still asks for down
+ * whatever connection is there next, outside of any transaction.
+ */
+function sever(tx: object): void {
+  const session = postgresJsSession(tx)
+  if (!session) return
+  const refuse = (): never => {
+    throw new TransactionClosedError()
+  }
+  session.client = { savepoint: refuse, unsafe: refuse }
 }
 
 // A database shares its dialect object with its transactions, and with nothing else.

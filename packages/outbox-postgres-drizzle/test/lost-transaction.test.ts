@@ -1,0 +1,46 @@
+import { OutboxEventBus } from 'outbox-core'
+import { sleep, until } from 'outbox-core/testing'
+import { describe, expect, test } from 'vitest'
+import { PostgresPlace } from '../../../test/postgres-place.ts'
+import { serverUrl } from '../../../test/servers/provided.ts'
+import { postgresJs } from './clients.ts'
+
+const url = serverUrl()
+
+describe.skipIf(url === undefined)('a transaction on postgres.js whose connection is lost', () => {
+  if (url === undefined) return
+  const place = new PostgresPlace(url, postgresJs)
+
+  test.each([1, 4])('writes nothing more, on none of %d connections', async (max) => {
+    const { client, outbox } = await place.initialized(max)
+    await place.raw.query(`CREATE TABLE ${place.schema}.business (key text)`)
+    const insert = `INSERT INTO ${place.schema}.business VALUES ($1)`
+    const bus = new OutboxEventBus(outbox)
+    const refused: string[] = []
+    const note = (error: Error & { cause?: Error }): void =>
+      void refused.push(error.cause?.name ?? error.name)
+    const losing = outbox.transaction(async (tx) => {
+      await client.execute(tx, insert, 'before')
+      await bus.emit('before', 1)
+      // Others are waiting for the pool: they make it connect again.
+      const others = Array.from({ length: 3 }, () => outbox.stats().catch(() => {}))
+      await place.cutConnections()
+      await Promise.race([Promise.all(others), sleep(500)])
+      await Promise.resolve(client.execute(tx, insert, 'after')).catch(note)
+      await bus.emit('after', 1).catch(note)
+      // Its savepoints are of no use either.
+      await outbox.transaction(() => bus.emit('nested', 1)).catch(note)
+    })
+    await expect(losing).rejects.toMatchObject({
+      code: expect.stringMatching(/^OUTBOX_(UNKNOWN_OUTCOME|STORAGE|TRANSACTION_CLOSED)$/),
+    })
+    expect(refused).toHaveLength(3)
+    await until(() =>
+      outbox.stats().then(
+        () => true,
+        () => false,
+      ),
+    )
+    expect([await place.count('business'), await place.count('outbox_events')]).toEqual([0, 0])
+  })
+})
