@@ -1,5 +1,5 @@
 import { type ChainableCommander, Cluster, Redis } from 'ioredis'
-import { activity, OutboxEventBus, routingSlip, SagaEngine, type SagaEvents } from 'outbox-core'
+import { activity, OutboxEventBus, type Outcome, routingSlip, SagaEngine, type SagaEvents } from 'outbox-core'
 import { outboxContract, until } from 'outbox-core/testing'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { onPath } from '../../../test/servers/process.ts'
@@ -124,8 +124,25 @@ describe.skipIf(onPath('redis-server') === undefined)('a cluster of three master
       }
     }
     await emits(10)
-    await moveSlot('{moved_test}:', { stopped: () => bus.stop() })
-    await bus.start()
+    const impatient = new Cluster(
+      (cluster?.ports ?? []).map((port) => ({ host: '127.0.0.1', port })),
+      { maxRedirections: 1, retryDelayOnTryAgain: 1 },
+    )
+    closedAfterwards(impatient as unknown as Redis)
+    const { storage } = new RedisIoredisOutbox<ChainableCommander>(impatient, { prefix: 'moved_test' })
+    await storage.write([waiting('waits')])
+    await moveSlot('{moved_test}:', async (target) => {
+      // As long as keys of it are in two places, nothing is written in either.
+      const passing = {
+        code: 'OUTBOX_STORAGE',
+        transient: true,
+        message: expect.stringContaining('TRYAGAIN'),
+      }
+      await expect(storage.write([waiting('new')])).rejects.toMatchObject(passing)
+      await expect(storage.lease(1, 1_000)).rejects.toMatchObject(passing)
+      expect(await target.keys('*moved_test*')).toEqual([])
+    })
+    expect(await client.zscore('{moved_test}:due', 'waits')).toBe('9000000000000')
     await emits(10)
     const replica = node(3)
     await replica.call('CLUSTER', 'FAILOVER')
@@ -138,8 +155,14 @@ describe.skipIf(onPath('redis-server') === undefined)('a cluster of three master
   })
 })
 
-/** Moves the slot of a key to the first master, as redis-cli does; the bus rests only while the keys are copied. */
-async function moveSlot(key: string, { stopped }: { stopped(): Promise<void> }): Promise<void> {
+/** An event that is due in a far future. */
+function waiting(id: string): Outcome {
+  const event = { id, type: 'a', body: '{}', headers: {}, due: { at: 9_000_000_000_000 }, fingerprint: null }
+  return { append: [event], put: [], remove: [] }
+}
+
+/** Moves the slot of a key to the first master, as redis-cli does, while others go on. */
+async function moveSlot(key: string, whileMoving: (target: Redis) => Promise<void>): Promise<void> {
   const masters = [node(0), node(1), node(2)]
   const slot = Number(await masters[0]?.cluster('KEYSLOT', key))
   const ids = (await Promise.all(masters.map((master) => master.call('CLUSTER', 'MYID')))) as string[]
@@ -148,7 +171,7 @@ async function moveSlot(key: string, { stopped }: { stopped(): Promise<void> }):
   const [source, target] = [masters[from], masters[to]]
   await target?.call('CLUSTER', 'SETSLOT', `${slot}`, 'IMPORTING', ids[from] ?? '')
   await source?.call('CLUSTER', 'SETSLOT', `${slot}`, 'MIGRATING', ids[to] ?? '')
-  await stopped()
+  await whileMoving(target as Redis)
   const keys = (await source?.cluster('GETKEYSINSLOT', slot, 10_000)) ?? []
   const port = `${cluster?.ports[to]}`
   if (keys.length > 0) await source?.call('MIGRATE', '127.0.0.1', port, '', '0', '10000', 'KEYS', ...keys)

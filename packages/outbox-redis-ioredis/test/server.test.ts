@@ -126,6 +126,8 @@ describe('A Redis server of its own', { timeout: 60_000 }, () => {
       await bus.emit('a', {})
     })
     await expect(reading).rejects.toMatchObject(refusal('READONLY'))
+    // Also where everything is there already.
+    await expect(outbox.initialize()).rejects.toMatchObject(refusal('connect to the master'))
     await redis.replicaof('127.0.0.1', new URL(master?.url ?? '').port)
     await until(async () => (await redis.info('persistence')).includes('\nloading:1'))
     await expect(bus.emit('a', {})).rejects.toMatchObject(refusal('LOADING'))
