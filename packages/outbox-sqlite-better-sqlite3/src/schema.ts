@@ -15,13 +15,17 @@ export const NOW = "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)"
 export const STATE = { waiting: 0, leased: 1, done: 2, dead: 3 } as const
 
 /** The indexes that statements name. */
-export const indexesOf = ({ events, payloads }: Tables) =>
-  ({
+export function indexesOf({
+  events,
+  payloads,
+}: Tables): Record<'open' | 'done' | 'dead' | 'expires', string> {
+  return {
     open: `${events}_open`,
     done: `${events}_done`,
     dead: `${events}_dead`,
     expires: `${payloads}_expires`,
-  }) as const
+  }
+}
 
 /** A name in the connection's own file: a temporary table, or one of an attached file, may be called the same. */
 export function inMain(name: string): string {
