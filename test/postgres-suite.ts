@@ -126,6 +126,31 @@ export function postgresSuite<Tx, TxOptions>(
       expect([...seen].sort()).toEqual(before)
     })
 
+    test('a purge deletes no more once it has so many bytes, and is asked again for what is left', async () => {
+      const { client, outbox } = await place.initialized()
+      const expired = (count: number, bytes: number) =>
+        place.raw.query(
+          `INSERT INTO ${place.schema}.saga_store SELECT 'claim-' || n, decode(repeat('00', $2::int), 'hex'), now() - (100 - n) * interval '1 s'
+          FROM generate_series(1, $1::int) AS n`,
+          [count, bytes],
+        )
+      await expired(5, 1_000)
+      expect(await outbox.storage.purge(100, { bytes: 2_500 })).toEqual({
+        events: 0,
+        payloads: 3,
+        more: true,
+      })
+      // One that is larger than that goes alone, and the oldest goes first.
+      expect(await outbox.storage.purge(100, { bytes: 1 })).toEqual({ events: 0, payloads: 1, more: true })
+      const { rows } = await place.raw.query(`SELECT id FROM ${place.schema}.saga_store`)
+      expect(rows).toEqual([{ id: 'claim-5' }])
+      expect(await outbox.storage.purge(100, { bytes: 1_000 })).toEqual({ events: 0, payloads: 1 })
+      await expired(5, 20 * 1024 * 1024)
+      const before = client.statements()
+      expect(await outbox.sagaStore('1d').cleanup()).toBe(5)
+      expect(client.statements() - before).toBe(2)
+    })
+
     test('pages through dead letters that died in the same microsecond, each once', async () => {
       const { outbox } = await place.initialized()
       await place.raw.query(

@@ -71,6 +71,7 @@ export type {
   OutcomeResult,
   PayloadRecord,
   Purged,
+  PurgeOptions,
   Settlement,
   Storage,
   StorageLimits,

@@ -137,10 +137,19 @@ export interface DeadPage {
   readonly next?: DeadCursor
 }
 
+export interface PurgeOptions {
+  /** Bytes of payloads after which no further payload is deleted. @default unbounded */
+  readonly bytes?: number
+  /** Whether it is one of many by workers. @default false */
+  readonly background?: boolean
+}
+
 /** How much was purged: finished events past their retention, and expired payloads. */
 export interface Purged {
   readonly events: number
   readonly payloads: number
+  /** Whether it was the bytes that ended it, so that there are more. @default false */
+  readonly more?: boolean
 }
 
 export interface StorageStats {
@@ -239,10 +248,11 @@ export interface Storage<Tx, TxOptions = never> {
   getPayload(id: string, tx?: Tx): Promise<Uint8Array | undefined>
 
   /**
-   * Deletes up to `limit` finished events past their retention, and up to `limit` expired payloads. Workers call it again
-   * and again, with `background`: where the database deletes expired payloads by itself, they may be left to it then.
+   * Deletes up to `limit` finished events past their retention, and up to `limit` expired payloads; where a purge is one
+   * transaction, no further payload once those before it have `bytes` together. Workers call it again and again, with
+   * `background`: where the database deletes expired payloads by itself, they may be left to it then.
    */
-  purge(limit: number, options?: { readonly background?: boolean }): Promise<Purged>
+  purge(limit: number, options?: PurgeOptions): Promise<Purged>
 
   /**
    * Dead letters, oldest first. Inside `tx` it never waits for a lock that `tx` holds; a storage whose transactions are

@@ -7,6 +7,7 @@ import type {
   Outcome,
   OutcomeResult,
   Purged,
+  PurgeOptions,
   Storage,
   StorageLimits,
   StorageStats,
@@ -136,7 +137,7 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
     return mapped(this.#payloads.read(id, this.#clock.now()))
   }
 
-  async purge(limit: number, { background = false }: { background?: boolean } = {}): Promise<Purged> {
+  async purge(limit: number, { background = false }: PurgeOptions = {}): Promise<Purged> {
     await mapped(this.#layout.refresh())
     const now = this.#clock.now()
     return {

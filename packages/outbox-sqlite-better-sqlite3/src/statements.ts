@@ -68,7 +68,7 @@ function texts(tables: Tables) {
     delete: `DELETE FROM ${payloads} WHERE id = ?`,
     finished: `SELECT seq AS seq FROM ${events} ${by(done)} WHERE state = ${STATE.done} AND visible_at <= ${NOW} ORDER BY visible_at LIMIT ?`,
     purgeEvent: `DELETE FROM ${events} WHERE seq = ? AND state = ${STATE.done} AND visible_at <= ${NOW}`,
-    expired: `SELECT id AS id FROM ${payloads} ${by(expires)} WHERE expires_at <= ${NOW} ORDER BY expires_at LIMIT ?`,
+    expired: `SELECT id AS id, length(data) AS bytes FROM ${payloads} ${by(expires)} WHERE expires_at <= ${NOW} ORDER BY expires_at LIMIT ?`,
     purgePayload: `DELETE FROM ${payloads} WHERE id = ? AND expires_at <= ${NOW}`,
     dead: `SELECT ${DEAD} FROM ${events} ${by(dead)}
       WHERE state = ${STATE.dead} AND (died_at, seq) > (?, ?) AND type = coalesce(?, type)

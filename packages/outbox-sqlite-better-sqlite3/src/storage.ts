@@ -8,6 +8,7 @@ import {
   type Outcome,
   type OutcomeResult,
   type Purged,
+  type PurgeOptions,
   type Storage,
   StorageError,
   type StorageLimits,
@@ -120,11 +121,24 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
     return row?.data
   }
 
-  async purge(limit: number): Promise<Purged> {
-    return {
-      events: await this.#purge('finished', 'purgeEvent', limit),
-      payloads: await this.#purge('expired', 'purgePayload', limit),
-    }
+  async purge(limit: number, { bytes = Number.MAX_SAFE_INTEGER }: PurgeOptions = {}): Promise<Purged> {
+    const events = await this.#connection.statements(() =>
+      this.#purge('purgeEvent', this.#statements.column('finished', limit)),
+    )
+    return this.#connection.statements(() => {
+      const expired = this.#statements.all<{ id: string; bytes: number }>('expired', limit)
+      let left = bytes
+      const within = expired.filter((payload) => {
+        const fits = left > 0
+        left -= payload.bytes
+        return fits
+      })
+      const payloads = this.#purge(
+        'purgePayload',
+        within.map(({ id }) => id),
+      )
+      return { events, payloads, ...(within.length < expired.length && { more: true }) }
+    })
   }
 
   async listDead({ limit, ids, type, after = [-1, '-1'] }: DeadQuery, tx?: Db): Promise<DeadPage> {
@@ -167,12 +181,9 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
     return tx ? this.#connection.inside(tx, read) : this.#connection.statements(read)
   }
 
-  #purge(find: 'finished' | 'expired', purge: 'purgeEvent' | 'purgePayload', limit: number): Promise<number> {
-    return this.#connection.statements(() => {
-      const found = this.#statements.column(find, limit)
-      const purged = this.#connection.together(found, (key) => this.#statements.run(purge, key))
-      return purged.reduce((sum, changes) => sum + changes, 0)
-    })
+  #purge(purge: 'purgeEvent' | 'purgePayload', found: readonly unknown[]): number {
+    const purged = this.#connection.together(found, (key) => this.#statements.run(purge, key))
+    return purged.reduce((sum, changes) => sum + changes, 0)
   }
 
   #deadById(ids: readonly string[], range: readonly unknown[], limit: number): DeadRow[] {

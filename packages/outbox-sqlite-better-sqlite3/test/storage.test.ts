@@ -104,6 +104,26 @@ describe('lease', () => {
   })
 })
 
+describe('purge', () => {
+  test('deletes no more payloads once it has so many bytes, the oldest first, and is asked again for what is left', async () => {
+    const { db, outbox, storage } = await open()
+    const expired = (count: number, bytes: number): void => {
+      const insert = db.prepare('INSERT INTO saga_store (id, data, expires_at) VALUES (?, ?, ?)')
+      for (let n = 1; n <= count; n++) insert.run(`claim-${n}`, Buffer.alloc(bytes), n)
+    }
+    const left = (): unknown => db.prepare('SELECT id FROM saga_store').pluck().all()
+    expired(5, 1_000)
+    expect(await storage.purge(100, { bytes: 2_500 })).toEqual({ events: 0, payloads: 3, more: true })
+    // One that is larger than that goes alone.
+    expect(await storage.purge(100, { bytes: 1 })).toEqual({ events: 0, payloads: 1, more: true })
+    expect(left()).toEqual(['claim-5'])
+    expect(await storage.purge(100, { bytes: 1_000 })).toEqual({ events: 0, payloads: 1 })
+    expired(5, 20 * 1024 * 1024)
+    expect(await outbox.sagaStore('1d').cleanup()).toBe(5)
+    expect(left()).toEqual([])
+  })
+})
+
 describe('listen', () => {
   test('goes on after the file was locked while it looked, and takes no part in a transaction', async () => {
     const { db, path, storage } = await open()

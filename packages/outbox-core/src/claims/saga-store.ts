@@ -129,9 +129,9 @@ export class OutboxSagaStore implements SagaStoreAdapter {
     this.#core.assertNoTransaction('cleanup()')
     let removed = 0
     for (;;) {
-      const { events, payloads } = await this.#core.purge(CLEANUP_BATCH)
+      const { events, payloads, more } = await this.#core.purge(CLEANUP_BATCH)
       removed += payloads
-      if (events < CLEANUP_BATCH && payloads < CLEANUP_BATCH) return removed
+      if (!more && events < CLEANUP_BATCH && payloads < CLEANUP_BATCH) return removed
     }
   }
 

@@ -41,10 +41,11 @@ export class Purger {
   async #purge(): Promise<void> {
     try {
       while (this.#running) {
-        const { events, payloads } = await answeredWithin(this.#core.clock, this.#deadlineMs, () =>
+        const purging = answeredWithin(this.#core.clock, this.#deadlineMs, () =>
           this.#core.purge(BATCH, { background: true }),
         )
-        if (events < BATCH && payloads < BATCH) return
+        const { events, payloads, more } = await purging
+        if (!more && events < BATCH && payloads < BATCH) return
       }
     } catch {
       // Logged where it happened; the next round tries again.

@@ -2,13 +2,24 @@ import { PayloadLog } from '../claims/payload-log.ts'
 import type { Clock } from '../clock.ts'
 import { ForeignTransactionError, TransactionMissingError, TransactionOpenError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
-import type { Outcome, OutcomeResult, Purged, Settlement, Storage, StorageStats } from '../storage.ts'
+import type {
+  Outcome,
+  OutcomeResult,
+  Purged,
+  PurgeOptions,
+  Settlement,
+  Storage,
+  StorageStats,
+} from '../storage.ts'
 import { ambientTransactions, withinTransaction } from './ambient.ts'
 import { hasChosenIds } from './batching.ts'
 import { dueInMs, isDueAtOnce } from './event.ts'
 import { GroupCommit } from './group-commit.ts'
 import { started, TransactionContext } from './transaction-context.ts'
 import { Wake } from './wake.ts'
+
+// What one statement deletes is locked, logged and vacuumed as a whole.
+const PURGED_BYTES = 64 * 1024 * 1024
 
 /**
  * What stands behind the face of an outbox, for bus, engine, saga store and dispatcher: which transaction a call
@@ -116,8 +127,8 @@ export class OutboxCore<Tx = unknown, TxOptions = never> {
   }
 
   /** Deletes one bounded batch of what has expired. */
-  purge(limit: number, options: { readonly background?: boolean } = {}): Promise<Purged> {
-    return this.#log.purge(() => this.storage.purge(limit, options))
+  purge(limit: number, options: Pick<PurgeOptions, 'background'> = {}): Promise<Purged> {
+    return this.#log.purge(() => this.storage.purge(limit, { ...options, bytes: PURGED_BYTES }))
   }
 
   async #own<R>(fn: (tx: Tx) => R | Promise<R>, options: TxOptions | undefined): Promise<R> {

@@ -100,16 +100,30 @@ export function payloadStatement({ payloads }: PostgresTables, id: string): Stat
   }
 }
 
-/** Deletes a bounded batch of each kind, by index. */
-export function purgeStatement({ events, payloads }: PostgresTables, limit: number): Statement {
-  const purged = (table: string, condition: string, since: string, most: string): string =>
-    `DELETE FROM ${table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM ${table} WHERE ${condition} AND ${since} <= now()
-      ORDER BY ${since} ${atMost(most)} FOR UPDATE SKIP LOCKED)) RETURNING 1`
+/**
+ * Deletes a bounded batch of each kind, by index; of payloads, which may be large, no more once those before have so many
+ * bytes together. `spared` is how many of the batch were.
+ */
+export function purgeStatement(
+  { events, payloads }: PostgresTables,
+  limit: number,
+  bytes: number,
+): Statement {
   return {
-    text: `WITH events AS (${purged(events, `state = ${STATE.done}`, 'visible_at', '$1')}),
-      payloads AS (${purged(payloads, 'true', 'expires_at', '$2')})
-      SELECT (SELECT count(*) FROM events)::int AS events, (SELECT count(*) FROM payloads)::int AS payloads`,
-    parameters: [limit, limit],
+    text: `WITH done AS MATERIALIZED (
+        SELECT ctid AS place FROM ${events} WHERE state = ${STATE.done} AND visible_at <= now()
+        ORDER BY visible_at ${atMost('$1')} FOR UPDATE SKIP LOCKED
+      ), expired AS MATERIALIZED (
+        SELECT ctid AS place, expires_at, octet_length(data) AS size FROM ${payloads} WHERE expires_at <= now()
+        ORDER BY expires_at ${atMost('$1')} FOR UPDATE SKIP LOCKED
+      ), fitting AS MATERIALIZED (
+        SELECT place FROM (SELECT place, size, sum(size) OVER (ORDER BY expires_at, place) AS total FROM expired) AS summed
+        WHERE total - size < $2::float8
+      ), events AS (DELETE FROM ${events} WHERE ${isAt('done')} RETURNING 1),
+      payloads AS (DELETE FROM ${payloads} WHERE ${isAt('fitting')} RETURNING 1)
+      SELECT (SELECT count(*) FROM events)::int AS events, (SELECT count(*) FROM payloads)::int AS payloads,
+        (SELECT (SELECT count(*) FROM expired) - count(*) FROM fitting)::int AS spared`,
+    parameters: [limit, bytes],
   }
 }
 

@@ -7,6 +7,7 @@ import type {
   Outcome,
   OutcomeResult,
   Purged,
+  PurgeOptions,
   Storage,
   StorageLimits,
   StorageStats,
@@ -155,9 +156,11 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     return row && Buffer.from(row.data, 'base64')
   }
 
-  async purge(limit: number): Promise<Purged> {
-    const [row] = await this.#runner.run<Record<keyof Purged, Whole>>(purgeStatement(this.#tables, limit))
-    return { events: Number(row?.events ?? 0), payloads: Number(row?.payloads ?? 0) }
+  async purge(limit: number, { bytes = Number.MAX_SAFE_INTEGER }: PurgeOptions = {}): Promise<Purged> {
+    const statement = purgeStatement(this.#tables, limit, bytes)
+    const [row] = await this.#runner.run<Record<'events' | 'payloads' | 'spared', Whole>>(statement)
+    const { events = 0, payloads = 0, spared = 0 } = row ?? {}
+    return { events: Number(events), payloads: Number(payloads), ...(Number(spared) > 0 && { more: true }) }
   }
 
   async listDead({ limit, ids, type, after }: DeadQuery, tx?: Tx): Promise<DeadPage> {
