@@ -1,4 +1,3 @@
-import { clampedDelayMs, type Duration } from './duration.ts'
 import { described } from './thrown.ts'
 
 /**
@@ -120,67 +119,6 @@ export class EventTooLargeError extends OutboxError {
   }
 }
 
-/** A payload has more bytes than the saga store or its database takes. */
-export class PayloadTooLargeError extends OutboxError {
-  readonly code = 'OUTBOX_PAYLOAD_TOO_LARGE'
-  override readonly blame = 'event'
-  readonly limit: number
-  readonly actual: number
-
-  constructor(limit: number, actual: number, advice: string) {
-    super(`the payload has ${actual} bytes, the limit is ${limit}; ${advice}`)
-    this.limit = limit
-    this.actual = actual
-  }
-}
-
-/** Stored payload bytes are not what was written: damaged, cut short, or no payload frame at all. */
-export class CorruptPayloadError extends OutboxError {
-  readonly code = 'OUTBOX_CORRUPT_PAYLOAD'
-  override readonly blame = 'event'
-}
-
-/** Stored payload bytes were written by a newer version, or with a codec this runtime lacks. */
-export class UnsupportedPayloadError extends OutboxError {
-  readonly code = 'OUTBOX_UNSUPPORTED_PAYLOAD'
-  override readonly blame = 'process'
-}
-
-/** An encrypted payload does not authenticate: wrong key, or the bytes belong to another claim. */
-export class PayloadAuthenticationError extends OutboxError {
-  readonly code = 'OUTBOX_PAYLOAD_AUTHENTICATION'
-  override readonly blame = 'event'
-}
-
-/** An encrypted payload names a key that is not configured. */
-export class UnknownKeyError extends OutboxError {
-  readonly code = 'OUTBOX_UNKNOWN_KEY'
-  override readonly blame = 'process'
-}
-
-/** A claim id that no saga store would have given out; the database was not asked. */
-export class InvalidClaimIdError extends OutboxError {
-  readonly code = 'OUTBOX_INVALID_CLAIM_ID'
-  override readonly blame = 'event'
-}
-
-/** An event's claim leads to no payload. */
-export class ClaimNotFoundError extends OutboxError {
-  readonly code = 'OUTBOX_CLAIM_NOT_FOUND'
-  override readonly blame = 'event'
-}
-
-/** A payload's time to live ran out before its event was handled. */
-export class ClaimExpiredError extends OutboxError {
-  readonly code = 'OUTBOX_CLAIM_EXPIRED'
-  override readonly blame = 'event'
-}
-
-/** A payload was given an expiry that has already passed. */
-export class InvalidExpiryError extends OutboxError {
-  readonly code = 'OUTBOX_INVALID_EXPIRY'
-}
-
 /** One transaction holds more than its database takes. */
 export class TransactionTooLargeError extends OutboxError {
   readonly code = 'OUTBOX_TRANSACTION_TOO_LARGE'
@@ -274,100 +212,6 @@ export class TransactionOpenError extends OutboxError {
  */
 export class UnknownOutcomeError extends OutboxError {
   readonly code = 'OUTBOX_UNKNOWN_OUTCOME'
-}
-
-/** The database has not answered within the time that a worker waits for it; it may still do what it was asked to. */
-export class UnansweredError extends OutboxError {
-  readonly code = 'OUTBOX_UNANSWERED'
-
-  constructor(ms: number) {
-    super(`the database has not answered within ${ms} ms`)
-  }
-}
-
-/** No handler is registered for an event's type. */
-export class HandlerMissingError extends OutboxError {
-  readonly code = 'OUTBOX_HANDLER_MISSING'
-  override readonly blame = 'process'
-
-  constructor(type: string) {
-    super(
-      `no handler is registered for event "${type}"; call bus.on("${type}", …) in every process that calls start()`,
-    )
-  }
-}
-
-/** A handler, an activity or `waitFor` took longer than allowed. */
-export class TimeoutError extends OutboxError {
-  readonly code = 'OUTBOX_TIMEOUT'
-}
-
-/** Why a handler's signal was aborted: its lease went to another worker, so its outcome won't count. */
-export class LeaseLostError extends OutboxError {
-  readonly code = 'OUTBOX_LEASE_LOST'
-}
-
-/** Why a handler's signal was aborted: the bus is stopping. The attempt does not count. */
-export class StoppingError extends OutboxError {
-  readonly code = 'OUTBOX_STOPPING'
-}
-
-/** A routing slip without a single activity. */
-export class EmptyItineraryError extends OutboxError {
-  readonly code = 'OUTBOX_EMPTY_ITINERARY'
-}
-
-/** A routing slip names an activity that its engine does not know. */
-export class UnknownActivityError extends OutboxError {
-  readonly code = 'OUTBOX_UNKNOWN_ACTIVITY'
-  override readonly blame = 'process'
-}
-
-/** An event's claim, and no middleware of this process that takes it. */
-export class ClaimUntakenError extends OutboxError {
-  readonly code = 'OUTBOX_CLAIM_UNTAKEN'
-  override readonly blame = 'process'
-
-  constructor(type: string) {
-    super(
-      `event "${type}" has its payload in a saga store, and no claim check of this process takes it; ` +
-        'bus.use(claimCheck(store)) in every process that handles it, with this type among its types',
-    )
-  }
-}
-
-/** A routing slip was written by a newer version. */
-export class UnsupportedSlipError extends OutboxError {
-  readonly code = 'OUTBOX_UNSUPPORTED_SLIP'
-  override readonly blame = 'process'
-}
-
-/** The stored state of a routing slip is not one. */
-export class InvalidSlipError extends OutboxError {
-  readonly code = 'OUTBOX_INVALID_SLIP'
-  override readonly blame = 'event'
-}
-
-/** Throw it from a handler or an activity when trying again can't help: no further attempt is made. */
-export class PermanentError extends OutboxError {
-  readonly code = 'OUTBOX_PERMANENT'
-  override readonly blame = 'event'
-}
-
-/** Throw it from a handler or an activity to choose when the next attempt is made; attempts still run out. */
-export class RetryLaterError extends OutboxError {
-  readonly code = 'OUTBOX_RETRY_LATER'
-  /**
-   * Milliseconds until the next attempt, whole, from 0 to a century; `undefined` when what was given is no time (a
-   * header that was not there, say): then the retry policy decides.
-   */
-  readonly delayMs: number | undefined
-
-  /** @param delay milliseconds, or text such as `'30s'` */
-  constructor(message: string, delay: Duration, options?: ErrorOptions) {
-    super(message, options)
-    this.delayMs = clampedDelayMs(delay)
-  }
 }
 
 /** What an error is down to; `undefined` when it is not one of this library. */

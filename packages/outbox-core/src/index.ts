@@ -8,6 +8,7 @@ export {
   OutboxEventBus,
 } from './bus.ts'
 export { type ClaimCheckOptions, claimCheck } from './claims/claim-check.ts'
+export * from './claims/payload-errors.ts'
 export type { EncryptionOptions } from './claims/payload-frame.ts'
 export {
   OutboxSagaStore,
@@ -17,6 +18,7 @@ export {
 } from './claims/saga-store.ts'
 export { type Clock, systemClock } from './clock.ts'
 export type { DeadLetter, DeadLetterPage, DeadLetterSelection, DeadLetters } from './dead-letters.ts'
+export * from './delivering/attempt-errors.ts'
 export type { BusOptions } from './delivering/bus-options.ts'
 export type { Delivery } from './delivering/delivery.ts'
 export type { RetryOptions } from './delivering/retry.ts'
@@ -56,6 +58,7 @@ export type {
   StepCompleted,
 } from './saga/lifecycle.ts'
 export { RoutingSlip, routingSlip } from './saga/routing-slip.ts'
+export * from './saga/slip-errors.ts'
 export { assertKnownSchema, NewerSchemaError } from './schema-version.ts'
 export { type Change, changeBy } from './settlement.ts'
 export type {

@@ -1,7 +1,7 @@
 import { constants, zstdCompressSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
+import { CorruptPayloadError } from '../src/claims/payload-errors.ts'
 import { PayloadCodec } from '../src/claims/payload-frame.ts'
-import { CorruptPayloadError } from '../src/errors.ts'
 import { bytesOf, DEFLATE, failure, forge, STORED, ZSTD } from './forged-frame.ts'
 
 const CHUNK = 16_384

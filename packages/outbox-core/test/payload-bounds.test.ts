@@ -1,7 +1,7 @@
 import { deflateRawSync, constants as zlib } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
+import { CorruptPayloadError, PayloadTooLargeError } from '../src/claims/payload-errors.ts'
 import { PayloadCodec } from '../src/claims/payload-frame.ts'
-import { CorruptPayloadError, PayloadTooLargeError } from '../src/errors.ts'
 import { bytesOf, DEFLATE, failure, forge, resealed, ZSTD } from './forged-frame.ts'
 
 const COMPRESSIONS = ['zstd', 'deflate', 'none'] as const

@@ -1,14 +1,14 @@
 import { randomBytes } from 'node:crypto'
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { type EncryptionOptions, PayloadCodec } from '../src/claims/payload-frame.ts'
 import {
   CorruptPayloadError,
-  OutboxError,
   PayloadAuthenticationError,
   UnknownKeyError,
   UnsupportedPayloadError,
-} from '../src/errors.ts'
+} from '../src/claims/payload-errors.ts'
+import { type EncryptionOptions, PayloadCodec } from '../src/claims/payload-frame.ts'
+import { OutboxError } from '../src/errors.ts'
 import {
   bitFlips,
   bytesOf,

@@ -1,13 +1,9 @@
 import { deflateRawSync, zstdCompressSync } from 'node:zlib'
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { CorruptPayloadError, UnsupportedPayloadError } from '../src/claims/payload-errors.ts'
 import { PayloadCodec } from '../src/claims/payload-frame.ts'
-import {
-  ConfigurationError,
-  CorruptPayloadError,
-  OutboxError,
-  UnsupportedPayloadError,
-} from '../src/errors.ts'
+import { ConfigurationError, OutboxError } from '../src/errors.ts'
 import {
   bitFlips,
   bytesOf,

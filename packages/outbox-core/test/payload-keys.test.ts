@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
+import { PayloadAuthenticationError, UnknownKeyError } from '../src/claims/payload-errors.ts'
 import { type EncryptionOptions, PayloadCodec } from '../src/claims/payload-frame.ts'
-import { ConfigurationError, PayloadAuthenticationError, UnknownKeyError } from '../src/errors.ts'
+import { ConfigurationError } from '../src/errors.ts'
 import { bytesOf, failure } from './forged-frame.ts'
 
 const CLAIM = 'claim-1'

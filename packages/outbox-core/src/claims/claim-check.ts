@@ -1,10 +1,12 @@
 import type { Clock } from '../clock.ts'
 import type { Attempt } from '../delivering/attempt.ts'
+import { PermanentError } from '../delivering/attempt-errors.ts'
 import { CLAIM_EXPIRES_HEADER, CLAIM_HEADER, type Draft } from '../emitting/event.ts'
 import type { OutboxCore } from '../emitting/outbox-core.ts'
-import { ClaimExpiredError, ClaimNotFoundError, ConfigurationError, PermanentError } from '../errors.ts'
+import { ConfigurationError } from '../errors.ts'
 import { type Middleware, PayloadMover } from '../middleware.ts'
 import { type Duration, durationMs, wholeNumber } from '../options.ts'
+import { ClaimExpiredError, ClaimNotFoundError } from './payload-errors.ts'
 import { type PayloadPlace, payloadPlace } from './payload-place.ts'
 import { OutboxSagaStore, type SagaStoreAdapter } from './saga-store.ts'
 

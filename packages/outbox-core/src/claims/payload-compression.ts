@@ -10,7 +10,8 @@ import {
   zstdDecompress,
   zstdDecompressSync,
 } from 'node:zlib'
-import { ConfigurationError, CorruptPayloadError, UnsupportedPayloadError } from '../errors.ts'
+import { ConfigurationError } from '../errors.ts'
+import { CorruptPayloadError, UnsupportedPayloadError } from './payload-errors.ts'
 
 export type Compression = 'zstd' | 'deflate' | 'none'
 

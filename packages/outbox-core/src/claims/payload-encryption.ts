@@ -1,11 +1,7 @@
 import { createCipheriv, createDecipheriv, createSecretKey, type KeyObject, randomBytes } from 'node:crypto'
 import { types } from 'node:util'
-import {
-  ConfigurationError,
-  CorruptPayloadError,
-  PayloadAuthenticationError,
-  UnknownKeyError,
-} from '../errors.ts'
+import { ConfigurationError } from '../errors.ts'
+import { CorruptPayloadError, PayloadAuthenticationError, UnknownKeyError } from './payload-errors.ts'
 
 /** Keys for AES-256-GCM. To rotate: add a key, make it `current`, remove the old one when its payloads are gone. */
 export interface EncryptionOptions {

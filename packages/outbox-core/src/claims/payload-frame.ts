@@ -1,5 +1,4 @@
 import { crc32 } from 'node:zlib'
-import { CorruptPayloadError, PayloadTooLargeError, UnsupportedPayloadError } from '../errors.ts'
 import { wholeNumber } from '../options.ts'
 import {
   type Compressed,
@@ -9,6 +8,7 @@ import {
   decompress,
 } from './payload-compression.ts'
 import { type EncryptionOptions, KeyRing, SEAL_BYTES } from './payload-encryption.ts'
+import { CorruptPayloadError, PayloadTooLargeError, UnsupportedPayloadError } from './payload-errors.ts'
 
 export type { EncryptionOptions } from './payload-encryption.ts'
 

@@ -1,8 +1,9 @@
 import type { OutboxCore } from '../emitting/outbox-core.ts'
 import { started, type TransactionContext } from '../emitting/transaction-context.ts'
-import { ConfigurationError, PayloadTooLargeError } from '../errors.ts'
+import { ConfigurationError } from '../errors.ts'
 import { wholeNumber } from '../options.ts'
 import type { PayloadRecord, When } from '../storage.ts'
+import { PayloadTooLargeError } from './payload-errors.ts'
 import { PayloadCodec, type PayloadCodecOptions } from './payload-frame.ts'
 import { PayloadLog } from './payload-log.ts'
 

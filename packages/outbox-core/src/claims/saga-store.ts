@@ -1,9 +1,9 @@
 import { LATEST_MS } from '../duration.ts'
 import type { OutboxCore } from '../emitting/outbox-core.ts'
-import { InvalidClaimIdError, InvalidExpiryError } from '../errors.ts'
 import { type Duration, durationMs } from '../options.ts'
 import type { When } from '../storage.ts'
 import { COMPRESSED_AT_ONCE_BYTES } from './payload-compression.ts'
+import { InvalidClaimIdError, InvalidExpiryError } from './payload-errors.ts'
 import type { EncryptionOptions, PayloadCodecOptions } from './payload-frame.ts'
 import { PayloadStore } from './payload-store.ts'
 

@@ -1,6 +1,6 @@
 import type { Clock } from '../clock.ts'
 import { started } from '../emitting/transaction-context.ts'
-import { UnansweredError } from '../errors.ts'
+import { UnansweredError } from './attempt-errors.ts'
 
 /**
  * Settles as `call` does, or rejects with an UnansweredError after `ms`. Nothing is taken back then: `late` gets what

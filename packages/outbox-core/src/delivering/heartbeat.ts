@@ -1,9 +1,9 @@
 import type { Clock } from '../clock.ts'
 import type { OutboxCore } from '../emitting/outbox-core.ts'
-import { LeaseLostError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
 import { errFields } from '../thrown.ts'
 import type { Attempt } from './attempt.ts'
+import { LeaseLostError } from './attempt-errors.ts'
 import type { DispatcherSettings } from './bus-options.ts'
 import { answeredWithin, Pace } from './deadline.ts'
 

@@ -1,4 +1,5 @@
-import { type Blame, blameOf, LeaseLostError, RetryLaterError, StoppingError } from '../errors.ts'
+import { type Blame, blameOf } from '../errors.ts'
+import { LeaseLostError, RetryLaterError, StoppingError } from './attempt-errors.ts'
 import type { RetryPolicy } from './retry.ts'
 
 /** Where in an attempt something failed: on the way to the handler, in it, or in writing what came of it. */

@@ -1,9 +1,9 @@
 import type { Clock } from '../clock.ts'
 import { isPassing } from '../emitting/batching.ts'
-import { UnansweredError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
 import type { Storage } from '../storage.ts'
 import { errFields } from '../thrown.ts'
+import { UnansweredError } from './attempt-errors.ts'
 import { answeredWithin } from './deadline.ts'
 
 const FIRST_PAUSE_MS = 500

@@ -1,7 +1,7 @@
 import type { Clock } from '../clock.ts'
 import type { OutboxEvent } from '../emitting/event.ts'
-import { TimeoutError } from '../errors.ts'
 import type { Attempt } from './attempt.ts'
+import { TimeoutError } from './attempt-errors.ts'
 
 interface Waiter {
   readonly type: string

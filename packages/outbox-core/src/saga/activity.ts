@@ -1,10 +1,10 @@
 import type { RetryOptions } from '../delivering/retry.ts'
-import { InvalidSlipError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
 import { type Duration, durationMs } from '../options.ts'
 import type { Headers } from '../storage.ts'
 import type { Stored } from '../stored.ts'
 import type { Itinerary } from './itinerary.ts'
+import { InvalidSlipError } from './slip-errors.ts'
 
 /** Values that a slip carries from activity to activity, as JSON. */
 export type Variables = Readonly<Record<string, unknown>>

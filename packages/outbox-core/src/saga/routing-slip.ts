@@ -1,8 +1,8 @@
-import { EmptyItineraryError, InvalidSlipError } from '../errors.ts'
 import { type Duration, durationMs } from '../options.ts'
 import type { When } from '../storage.ts'
 import type { Variables } from './activity.ts'
 import { type AnyActivity, type ArgsOf, Itinerary } from './itinerary.ts'
+import { EmptyItineraryError, InvalidSlipError } from './slip-errors.ts'
 
 type SlipParts = Pick<RoutingSlip, 'itinerary' | 'initialVariables' | 'dueBy'>
 

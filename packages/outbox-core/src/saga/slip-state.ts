@@ -1,7 +1,7 @@
-import { InvalidSlipError, UnsupportedSlipError } from '../errors.ts'
 import type { When } from '../storage.ts'
 import type { Fault, Variables } from './activity.ts'
 import type { ItineraryStep } from './itinerary.ts'
+import { InvalidSlipError, UnsupportedSlipError } from './slip-errors.ts'
 
 /** A completed activity that can be compensated. */
 export interface LogEntry {

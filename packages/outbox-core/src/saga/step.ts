@@ -1,13 +1,14 @@
 import type { Clock } from '../clock.ts'
 import type { Attempt } from '../delivering/attempt.ts'
+import { PermanentError, RetryLaterError } from '../delivering/attempt-errors.ts'
 import { isLastAttempt } from '../delivering/judgement.ts'
 import { serialize } from '../emitting/serialize.ts'
-import { InvalidSlipError, PermanentError, RetryLaterError, UnknownActivityError } from '../errors.ts'
 import { errFields, errorFields, toError } from '../thrown.ts'
 import type { ActivityResult, ExecuteContext, Fault } from './activity.ts'
 import { type ActivityRun, DeadlineError, type KnownActivity, run } from './activity-run.ts'
 import { Itinerary } from './itinerary.ts'
 import type { LifecycleEvent } from './lifecycle.ts'
+import { InvalidSlipError, UnknownActivityError } from './slip-errors.ts'
 import type { LogEntry, SlipState } from './slip-state.ts'
 
 /** What a step makes of its slip: the state that travels on, or none at its end, and what there is to tell. */

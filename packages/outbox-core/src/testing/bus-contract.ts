@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { PermanentError, RetryLaterError } from '../errors.ts'
+import { PermanentError, RetryLaterError } from '../delivering/attempt-errors.ts'
 import { busOn } from './bus-fixtures.ts'
 import { type PlaceTest, sleep, until } from './harness.ts'
 

@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { LeaseLostError, StoppingError, TimeoutError } from '../errors.ts'
+import { LeaseLostError, StoppingError, TimeoutError } from '../delivering/attempt-errors.ts'
 import type { LeasedEvent } from '../storage.ts'
 import { busOn } from './bus-fixtures.ts'
 import { type PlaceTest, sleep, until } from './harness.ts'

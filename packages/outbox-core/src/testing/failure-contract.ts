@@ -1,5 +1,6 @@
 import { describe, expect } from 'vitest'
-import { PermanentError, RetryLaterError, UnknownKeyError } from '../errors.ts'
+import { UnknownKeyError } from '../claims/payload-errors.ts'
+import { PermanentError, RetryLaterError } from '../delivering/attempt-errors.ts'
 import type { Outcome } from '../storage.ts'
 import type { Place, RawEvent } from './backend.ts'
 import { busOn } from './bus-fixtures.ts'

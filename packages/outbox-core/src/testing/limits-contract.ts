@@ -1,9 +1,11 @@
 import { describe, expect } from 'vitest'
 import { OutboxEventBus } from '../bus.ts'
-import { InvalidClaimIdError, InvalidEventError, InvalidSlipError } from '../errors.ts'
+import { InvalidClaimIdError } from '../claims/payload-errors.ts'
+import { InvalidEventError } from '../errors.ts'
 import { activity } from '../saga/activity.ts'
 import { SagaEngine } from '../saga/engine.ts'
 import { routingSlip } from '../saga/routing-slip.ts'
+import { InvalidSlipError } from '../saga/slip-errors.ts'
 import { type PlaceTest, until } from './harness.ts'
 
 // What a frame without compression adds to its payload.

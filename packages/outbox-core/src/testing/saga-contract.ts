@@ -1,8 +1,9 @@
 import { describe, expect } from 'vitest'
-import { DuplicateEventError, EmptyItineraryError, UnknownActivityError } from '../errors.ts'
+import { DuplicateEventError } from '../errors.ts'
 import { activity } from '../saga/activity.ts'
 import { itinerary } from '../saga/itinerary.ts'
 import { routingSlip } from '../saga/routing-slip.ts'
+import { EmptyItineraryError, UnknownActivityError } from '../saga/slip-errors.ts'
 import { type PlaceTest, sleep } from './harness.ts'
 import { world } from './saga-fixtures.ts'
 

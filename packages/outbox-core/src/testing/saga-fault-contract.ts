@@ -1,6 +1,6 @@
 import { describe, expect } from 'vitest'
 import { OutboxEventBus } from '../bus.ts'
-import { PermanentError } from '../errors.ts'
+import { PermanentError } from '../delivering/attempt-errors.ts'
 import { activity } from '../saga/activity.ts'
 import { SagaEngine } from '../saga/engine.ts'
 import { routingSlip } from '../saga/routing-slip.ts'

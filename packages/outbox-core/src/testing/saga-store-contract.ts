@@ -5,7 +5,7 @@ import {
   InvalidClaimIdError,
   InvalidExpiryError,
   PayloadTooLargeError,
-} from '../errors.ts'
+} from '../claims/payload-errors.ts'
 import { type PlaceTest, recordingLogger, text } from './harness.ts'
 
 /** The saga store: bytes with a time to live, under a claim id. */

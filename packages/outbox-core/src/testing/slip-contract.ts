@@ -1,7 +1,7 @@
 import { describe, expect } from 'vitest'
 import { OutboxEventBus } from '../bus.ts'
 import { type Clock, systemClock } from '../clock.ts'
-import { RetryLaterError } from '../errors.ts'
+import { RetryLaterError } from '../delivering/attempt-errors.ts'
 import { activity } from '../saga/activity.ts'
 import { SagaEngine } from '../saga/engine.ts'
 import { Itinerary } from '../saga/itinerary.ts'
