@@ -34,7 +34,6 @@ export function inMain(name: string): string {
 
 /** A table, and how it came to be what it is. */
 interface Layout {
-  readonly kind: 'events' | 'payloads'
   readonly name: string
   /** Numbered from 1. Never change one that was released: append another. */
   readonly migrations: readonly string[]
@@ -47,7 +46,6 @@ function layouts(tables: Tables): readonly Layout[] {
   const { open, done, dead, expires } = indexesOf(tables)
   return [
     {
-      kind: 'events',
       name: events,
       migrations: [
         `CREATE TABLE ${inMain(events)} (
@@ -73,7 +71,6 @@ function layouts(tables: Tables): readonly Layout[] {
       ],
     },
     {
-      kind: 'payloads',
       name: payloads,
       // Outboxes that note their migrations apart may share one.
       migrations: [
@@ -99,13 +96,13 @@ export async function migrate(connection: Connection, tables: Tables): Promise<v
   await connection.statements(() => assertSupported(connection))
   await connection.atomically(() => {
     const notes = new Notes(connection, tables.migrations)
-    for (const { kind, name, migrations, indexes } of layouts(tables)) {
-      const done = notes.version(kind, name)
+    for (const { name, migrations, indexes } of layouts(tables)) {
+      const done = notes.version(name)
       assertKnownSchema(`table "${name}"`, done, migrations.length)
       for (const [index, sql] of migrations.entries()) {
         if (index < done) continue
         db.exec(sql)
-        notes.add(kind, name, index + 1)
+        notes.add(name, index + 1)
       }
       for (const [index, on] of indexes) {
         if (!exists(connection, 'index', index, name))
@@ -115,7 +112,10 @@ export async function migrate(connection: Connection, tables: Tables): Promise<v
   })
 }
 
-/** Where migrations are noted, each with its table: outboxes may share one, or have tables of their own. */
+/**
+ * Where migrations are noted, each with its table (the column was called so when only tables of events were noted):
+ * outboxes may share one, or have tables of their own.
+ */
 class Notes {
   readonly #connection: Connection
   readonly #table: string
@@ -125,27 +125,26 @@ class Notes {
     this.#table = inMain(table)
     connection.db.exec(
       `CREATE TABLE IF NOT EXISTS ${this.#table} (
-        kind TEXT NOT NULL,
-        name TEXT NOT NULL COLLATE NOCASE,
+        events TEXT NOT NULL,
         version INTEGER NOT NULL,
         applied_at INTEGER NOT NULL,
-        PRIMARY KEY (kind, name, version)
+        PRIMARY KEY (events, version)
       ) STRICT`,
     )
   }
 
   /** The last migration of a table; 0 when it is not there, or was dropped. */
-  version(kind: string, name: string): number {
+  version(name: string): number {
     if (!exists(this.#connection, 'table', name, name)) return 0
     const last = this.#connection.prepare(
-      `SELECT coalesce(max(version), 0) AS done FROM ${this.#table} WHERE kind = ? AND name = ?`,
+      `SELECT coalesce(max(version), 0) AS done FROM ${this.#table} WHERE events = ? COLLATE NOCASE`,
     )
-    return last.pluck(true).get(kind, name) as number
+    return last.pluck(true).get(name) as number
   }
 
-  add(kind: string, name: string, version: number): void {
-    const note = this.#connection.prepare(`INSERT OR REPLACE INTO ${this.#table} VALUES (?, ?, ?, ${NOW})`)
-    note.run(kind, name, version)
+  add(name: string, version: number): void {
+    const note = this.#connection.prepare(`INSERT OR REPLACE INTO ${this.#table} VALUES (?, ?, ${NOW})`)
+    note.run(name, version)
   }
 }
 

@@ -7,7 +7,7 @@ import { describe, expect, test } from 'vitest'
 import { appending, connect, event, newFile, open, outboxOn } from './opened.ts'
 
 function notes(db: ReturnType<typeof connect>): unknown[] {
-  return db.prepare('SELECT kind, name, version FROM outbox_migrations ORDER BY rowid').raw().all()
+  return db.prepare('SELECT events, version FROM outbox_migrations ORDER BY rowid').raw().all()
 }
 
 describe('initialize', () => {
@@ -18,24 +18,21 @@ describe('initialize', () => {
     await second.initialize()
     expect(await second.stats()).toMatchObject({ due: 0 })
     expect(notes(db)).toEqual([
-      ['events', 'outbox_events', 1],
-      ['payloads', 'saga_store', 1],
-      ['events', 'second_events', 1],
+      ['outbox_events', 1],
+      ['saga_store', 1],
+      ['second_events', 1],
     ])
     // The other one's events, with payloads of its own.
     const third = outboxOn(db, { tables: { events: 'OUTBOX_events', payloads: 'third_payloads' } })
     await third.initialize()
     await third.sagaStore('1h').put('claim', Uint8Array.of(1))
-    expect(notes(db).slice(3)).toEqual([['payloads', 'third_payloads', 1]])
+    expect(notes(db).slice(3)).toEqual([['third_payloads', 1]])
   })
 
   test('refuses a table that a newer version has laid out, whichever it is, and changes nothing', async () => {
-    for (const [kind, name] of [
-      ['events', 'outbox_events'],
-      ['payloads', 'saga_store'],
-    ] as const) {
+    for (const name of ['outbox_events', 'saga_store']) {
       const { db } = await open()
-      db.prepare('INSERT INTO outbox_migrations VALUES (?, ?, 7, 1)').run(kind, name)
+      db.prepare('INSERT INTO outbox_migrations VALUES (?, 7, 1)').run(name)
       const schema = () => db.prepare('SELECT sql FROM sqlite_schema').pluck().all()
       const before = schema()
       const newer = {
@@ -44,11 +41,30 @@ describe('initialize', () => {
         known: 1,
         message: expect.stringContaining(name),
       }
-      for (const more of [{}, { events: 'others' }].slice(0, kind === 'events' ? 1 : 2)) {
+      for (const more of [{}, { events: 'others' }].slice(0, name === 'outbox_events' ? 1 : 2)) {
         await expect(outboxOn(db, { tables: more }).initialize()).rejects.toMatchObject(newer)
       }
       expect(schema()).toEqual(before)
     }
+  })
+
+  // Word for word what the version before made, which noted tables of events only.
+  test('takes over a file of the version before, which goes on beside', async () => {
+    const { db } = await open()
+    const made = db.prepare("SELECT sql FROM sqlite_schema WHERE name = 'outbox_migrations'").pluck().get()
+    expect(String(made).replaceAll(/\s+/g, ' ')).toContain(
+      '( events TEXT NOT NULL, version INTEGER NOT NULL, applied_at INTEGER NOT NULL, PRIMARY KEY (events, version) ) STRICT',
+    )
+    db.exec("DELETE FROM outbox_migrations WHERE events = 'saga_store'")
+    await outboxOn(db).sagaStore('1h').put('claim', Uint8Array.of(1))
+    await outboxOn(db).initialize()
+    expect(notes(db)).toEqual([
+      ['outbox_events', 1],
+      ['saga_store', 1],
+    ])
+    expect(await outboxOn(db).sagaStore('1h').get('claim')).toEqual(Buffer.of(1))
+    const last = 'SELECT coalesce(max(version), 0) AS done FROM "outbox_migrations" WHERE events = ?'
+    expect(db.prepare(last).get('outbox_events')).toEqual({ done: 1 })
   })
 
   test('makes again what was dropped, a table or an index', async () => {
