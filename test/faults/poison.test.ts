@@ -21,7 +21,8 @@ scenario('poison events', { short: 20, long: 200 }, async (stage, { amount, rand
   const dead = letters.map(({ id }) => names.get(id) ?? id)
   expect(dead.toSorted()).toEqual([...names.values()].filter((name) => name.startsWith('poison')).toSorted())
   assertHandled(ledger)
-  expect(deaths).toBeGreaterThan(1)
+  // On a slow server a lease may run out before its events are begun: that is an attempt without a death.
+  expect(deaths).toBeGreaterThan(0)
   return {
     poisons: amount,
     healthy: ledger.noted('acknowledged').length,
