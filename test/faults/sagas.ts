@@ -16,7 +16,7 @@ import { SECRET } from './leaks.ts'
 export const STEPS = 4
 
 // Attempts that were killed count: none may run out of them, nor may the events that end a slip.
-const PERSISTENT = { maxAttempts: 50, delay: 1, maxDelay: 5 }
+const PERSISTENT = { maxAttempts: 1_000, delay: 1, maxDelay: 5 }
 
 /** An event of no saga; what it carries beside its id changes when nothing of it was written. */
 export interface PlainEvents {
