@@ -1,9 +1,8 @@
-import { GetItemCommand } from '@aws-sdk/client-dynamodb'
 import { changeBy, ForeignTransactionError, type Outcome, type OutcomeResult } from 'outbox-core'
-import { type Attributes, attributes, plain } from './attributes.ts'
-import { type DocumentClient, send } from './client.ts'
+import type { DocumentClient } from './client.ts'
 import type { EventItem, Items } from './items.ts'
 import { parallel } from './parallel.ts'
+import { readItem } from './read-item.ts'
 import type { Tables } from './schema.ts'
 import { type Collected, DynamoDBTransaction } from './transaction.ts'
 import type { OutcomeWriter } from './write.ts'
@@ -70,14 +69,8 @@ export class Collecting {
     }
   }
 
-  async #event(id: string): Promise<EventItem | undefined> {
-    const request = new GetItemCommand({
-      TableName: this.#table,
-      Key: attributes({ id }),
-      ConsistentRead: true,
-    })
-    const { Item } = await send<{ Item?: Attributes }>(this.#client, request)
-    return Item && plain<EventItem>(Item)
+  #event(id: string): Promise<EventItem | undefined> {
+    return readItem(this.#client, this.#table, id)
   }
 }
 

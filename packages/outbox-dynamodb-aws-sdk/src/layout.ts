@@ -1,9 +1,10 @@
-import { GetItemCommand, UpdateItemCommand } from '@aws-sdk/client-dynamodb'
+import { UpdateItemCommand } from '@aws-sdk/client-dynamodb'
 import { assertKnownSchema, ConfigurationError } from 'outbox-core'
-import { type Attributes, attributes, plain } from './attributes.ts'
+import { attributes } from './attributes.ts'
 import { isAccessDenied } from './classification.ts'
 import { type DocumentClient, send } from './client.ts'
 import { ifConditionHolds } from './errors.ts'
+import { readItem } from './read-item.ts'
 import type { Tables } from './schema.ts'
 
 /** Of the layout that this version writes. A later one has a higher number where this one must not go on. */
@@ -92,14 +93,8 @@ export class Layout {
     }
   }
 
-  async #read(): Promise<Note | undefined> {
-    const request = new GetItemCommand({
-      TableName: this.#table,
-      Key: attributes({ id: NOTE_ID }),
-      ConsistentRead: true,
-    })
-    const { Item } = await send<{ Item?: Attributes }>(this.#client, request)
-    return Item && plain<Note>(Item)
+  #read(): Promise<Note | undefined> {
+    return readItem(this.#client, this.#table, NOTE_ID)
   }
 
   /** Notes our number and version where they are higher, unless someone else has noted others meanwhile. */

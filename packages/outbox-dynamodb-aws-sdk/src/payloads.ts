@@ -1,9 +1,8 @@
-import { GetItemCommand } from '@aws-sdk/client-dynamodb'
 import { CorruptPayloadError } from 'outbox-core'
-import { type Attributes, attributes, plain } from './attributes.ts'
-import { type DocumentClient, send } from './client.ts'
+import type { DocumentClient } from './client.ts'
 import { type PayloadItem, partId } from './items.ts'
 import { parallel } from './parallel.ts'
+import { readItem } from './read-item.ts'
 import type { Tables } from './schema.ts'
 
 // More often than anyone replaces a payload while it is being read.
@@ -50,14 +49,7 @@ export class Payloads {
     return Buffer.concat(parts.map((part) => part?.data ?? new Uint8Array()))
   }
 
-  async #part(id: string, part: number, only?: string): Promise<PayloadItem | undefined> {
-    const request = new GetItemCommand({
-      TableName: this.#table,
-      Key: attributes({ id: partId(id, part) }),
-      ConsistentRead: true,
-      ...(only !== undefined && { ProjectionExpression: only }),
-    })
-    const { Item } = await send<{ Item?: Attributes }>(this.#client, request)
-    return Item && plain<PayloadItem>(Item)
+  #part(id: string, part: number, only?: string): Promise<PayloadItem | undefined> {
+    return readItem(this.#client, this.#table, partId(id, part), only)
   }
 }
