@@ -52,15 +52,12 @@ export function putOperation({ id, data, expires }: PayloadRecord): Operation {
   }
 }
 
-/** Which state an event must be in for its settlement to apply. */
-export function stateFor(settle: Settlement): 'leased' | 'dead' {
-  return changeBy(settle).from
-}
-
 /** Deletes the events of settlements that do, one statement for each state they must be in. */
 export function deleteFilters(settles: readonly Settlement[]): object[] {
   const deleting = settles.filter((settle) => changeBy(settle).to === 'deleted')
-  return [...Map.groupBy(deleting, stateFor)].map(([state, group]) => heldFilter(group, state))
+  return [...Map.groupBy(deleting, (settle) => changeBy(settle).from)].map(([state, group]) =>
+    heldFilter(group, state),
+  )
 }
 
 /** Changes the events of the other settlements, one statement for each different change. */

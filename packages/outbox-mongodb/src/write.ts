@@ -1,4 +1,4 @@
-import type { NewEvent, Outcome, OutcomeResult, Settlement } from 'outbox-core'
+import { changeBy, type NewEvent, type Outcome, type OutcomeResult, type Settlement } from 'outbox-core'
 import { findAll, type MongoCollection } from './client.ts'
 import {
   appendOperation,
@@ -6,7 +6,6 @@ import {
   deleteFilters,
   type Operation,
   putOperation,
-  stateFor,
 } from './operations.ts'
 import { BY_ID, type EventDocument } from './schema.ts'
 
@@ -96,7 +95,7 @@ export class OutcomeWriter {
     return outcomes.map(({ settle }) => {
       if (!settle) return APPLIED
       const event = byId.get(settle.id)
-      return event?.attempt === settle.attempt && event.state === stateFor(settle) ? APPLIED : LOST
+      return event?.attempt === settle.attempt && event.state === changeBy(settle).from ? APPLIED : LOST
     })
   }
 
