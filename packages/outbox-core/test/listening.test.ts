@@ -14,10 +14,7 @@ function listeningOn(failures: readonly boolean[]) {
     told.push(lost)
     return async () => void counts.ended++
   }
-  const listening = new Listening(
-    { storage: { listen }, clock, logger, deadlineMs: 1_000 },
-    () => counts.woken++,
-  )
+  const listening = new Listening({ storage: { listen }, clock, logger }, 1_000, () => counts.woken++)
   const lose = (transient: boolean) => told.at(-1)?.(new StorageError('gone', { transient }))
   return { listening, clock, logger, counts, lose, told }
 }

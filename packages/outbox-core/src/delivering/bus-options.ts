@@ -114,6 +114,7 @@ export function dispatcherSettings(
     batchSize: wholeNumber('batchSize', options.batchSize ?? 400, 1, 1_000),
     leaseMs,
     heartbeatMs,
+    asideMs: leaseMs * ASIDE_LEASES,
     ...(writesTogether ? deadlines(leaseMs, heartbeatMs) : patientDeadlines(leaseMs, heartbeatMs)),
     deferForMs: durationMs('deferFor', options.deferFor ?? '1d'),
     handlerTimeoutMs: durationMs('handlerTimeout', options.handlerTimeout ?? '5m'),
@@ -129,7 +130,7 @@ export function dispatcherSettings(
 
 type Deadlines = Pick<
   DispatcherSettings,
-  'softDeadlineMs' | 'hardDeadlineMs' | 'heartbeatDeadlineMs' | 'heartbeatRepeatMs' | 'asideMs'
+  'softDeadlineMs' | 'hardDeadlineMs' | 'heartbeatDeadlineMs' | 'heartbeatRepeatMs'
 >
 
 // Below this a database that is merely busy would be asked again and again.
@@ -146,7 +147,6 @@ function deadlines(leaseMs: number, heartbeatMs: number): Deadlines {
     hardDeadlineMs: Math.ceil(leaseMs / 3),
     heartbeatDeadlineMs: heartbeatMs / 2,
     heartbeatRepeatMs: Math.ceil(heartbeatMs / HEARTBEAT_REPEATS),
-    asideMs: leaseMs * ASIDE_LEASES,
   }
 }
 
@@ -160,6 +160,5 @@ function patientDeadlines(leaseMs: number, heartbeatMs: number): Deadlines {
     hardDeadlineMs: leaseMs,
     heartbeatDeadlineMs: heartbeatMs,
     heartbeatRepeatMs: heartbeatMs,
-    asideMs: leaseMs * ASIDE_LEASES,
   }
 }

@@ -75,9 +75,7 @@ export class Dispatcher {
     })
     this.#heartbeat = new Heartbeat(core, settings, () => this.#lookedAfter())
     this.#purger = new Purger(core, settings)
-    this.#listening = new Listening({ ...core, deadlineMs: settings.hardDeadlineMs }, () =>
-      this.#poller.wakeIn(0),
-    )
+    this.#listening = new Listening(core, settings.hardDeadlineMs, () => this.#poller.wakeIn(0))
     this.#unanswered = new Unanswered(this.#clock, settings.hardDeadlineMs)
     this.#pace = new Pace(this.#clock, settings.hardDeadlineMs)
     this.#poller = new Poller(this.#clock, settings, {

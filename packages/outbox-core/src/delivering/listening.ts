@@ -25,22 +25,22 @@ export class Listening {
   #cancel: (() => void) | undefined
 
   /**
-   * @param parts.deadlineMs how long one attempt may take
+   * @param deadlineMs how long one attempt may take
    * @param wake called for every notification, and after each time that some may have been missed
    */
   constructor(
-    parts: {
+    core: {
       readonly storage: Pick<Storage<never>, 'listen'>
       readonly clock: Clock
       readonly logger: Logger
-      readonly deadlineMs: number
     },
+    deadlineMs: number,
     wake: () => void,
   ) {
-    this.#storage = parts.storage
-    this.#clock = parts.clock
-    this.#logger = parts.logger
-    this.#deadlineMs = parts.deadlineMs
+    this.#storage = core.storage
+    this.#clock = core.clock
+    this.#logger = core.logger
+    this.#deadlineMs = deadlineMs
     this.#wake = wake
   }
 

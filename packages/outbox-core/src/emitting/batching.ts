@@ -1,5 +1,5 @@
 import { StorageError, UnknownOutcomeError } from '../errors.ts'
-import type { NewEvent, Outcome } from '../storage.ts'
+import type { Outcome } from '../storage.ts'
 
 // Roughly in bytes. Databases refuse or choke on much larger ones, and their protocols end somewhere above.
 const LARGEST_WRITE = 16 * 1024 * 1024
@@ -13,21 +13,6 @@ export function countFitting(waiting: readonly { readonly outcome: Outcome }[], 
     if (bytes > LARGEST_WRITE && count > 0) return count
   }
   return limit
-}
-
-/** Whether others may write the same events: users chose their ids. */
-export function hasChosenIds({ append }: Outcome): boolean {
-  return append.some(isChosen)
-}
-
-/** Transactions that write the same ids in one order wait for each other; in opposite orders they would deadlock. */
-export function inOrderOfIds<T extends { readonly outcome: Outcome }>(writes: readonly T[]): T[] {
-  const id = ({ outcome }: T): string => outcome.append.find(isChosen)?.id ?? ''
-  return writes.toSorted((one, other) => (id(one) < id(other) ? -1 : id(one) > id(other) ? 1 : 0))
-}
-
-function isChosen({ fingerprint }: NewEvent): boolean {
-  return fingerprint !== null
 }
 
 /** Whether a write that failed like this says something about the database, not about what was to be written. */

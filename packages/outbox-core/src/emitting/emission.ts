@@ -2,7 +2,6 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { DuplicateEventError, StorageError, TransactionMissingError } from '../errors.ts'
 import type { MiddlewareChain } from '../middleware.ts'
 import type { NewEvent, Outcome } from '../storage.ts'
-import { inOrderOfIds } from './batching.ts'
 import { type Draft, fingerprintByKeyOrder } from './event.ts'
 import type { OutboxCore } from './outbox-core.ts'
 import { validate } from './schema.ts'
@@ -102,7 +101,8 @@ export class Emission {
     }
     const writes = [
       ...(generated.length > 0 ? [{ draft: undefined, outcome: merged(generated) }] : []),
-      ...inOrderOfIds([...named.values()]),
+      // Transactions that write the same ids in one order wait for each other; in opposite orders they would deadlock.
+      ...[...named].toSorted(([one], [other]) => (one < other ? -1 : 1)).map(([, write]) => write),
     ]
     if (writes.length > 1 && !context) {
       // One of several may turn out to be another event's id: only a transaction takes the others back.

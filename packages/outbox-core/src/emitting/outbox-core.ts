@@ -12,7 +12,6 @@ import type {
   StorageStats,
 } from '../storage.ts'
 import { ambientTransactions, withinTransaction } from './ambient.ts'
-import { hasChosenIds } from './batching.ts'
 import { dueInMs, isDueAtOnce } from './event.ts'
 import { GroupCommit } from './group-commit.ts'
 import { started, TransactionContext } from './transaction-context.ts'
@@ -175,8 +174,10 @@ export class OutboxCore<Tx = unknown, TxOptions = never> {
   // An id that someone else's transaction has written keeps whoever writes it waiting, and all that is written with it.
   #mayShare(outcome: Outcome): boolean {
     const { writesTogether, idsAreFree = false } = this.storage
-    const hasMadeUpIds = outcome.append.length > 0 && !hasChosenIds(outcome)
-    return writesTogether && !outcome.settle && (idsAreFree || hasMadeUpIds)
+    const { settle, append } = outcome
+    // A claim has an id that was made up with its event; a payload without one was put under an id of the user's.
+    const hasMadeUpIds = append.length > 0 && append.every(({ fingerprint }) => fingerprint === null)
+    return writesTogether && !settle && (idsAreFree || hasMadeUpIds)
   }
 
   #contextOf(explicit: Tx | undefined): TransactionContext<Tx> | undefined {
