@@ -42,9 +42,10 @@ function texts(tables: Tables) {
   const held = `WHERE id = ? AND attempt = ? AND state = ${STATE.leased}`
   const isDead = `WHERE id = ? AND attempt = ? AND state = ${STATE.dead}`
   return {
-    due: `SELECT seq AS seq FROM ${events} ${by(open)} WHERE state < 2 AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT ?`,
+    due: `SELECT ${EVENT}, ${NOW} AS leased_at FROM ${events} ${by(open)}
+      WHERE state < 2 AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT ?`,
     lease: `UPDATE ${events} SET state = ${STATE.leased}, attempt = attempt + 1, visible_at = ${NOW} + ?
-      WHERE seq = ? AND state < 2 AND visible_at <= ${NOW} RETURNING ${EVENT}, ${NOW} AS leased_at`,
+      WHERE id = ? AND attempt = ? AND state < 2 AND visible_at <= ${NOW}`,
     extend: `UPDATE ${events} SET visible_at = ${NOW} + ? ${held}`,
     keep: `UPDATE ${events} SET visible_at = ${NOW} + ? WHERE id = ? AND state = ${STATE.done}`,
     complete: `DELETE FROM ${events} ${held}`,

@@ -93,12 +93,13 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
 
   async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
     return this.#connection.statements(() => {
-      const due = this.#statements.column<number>('due', limit)
-      // Between the two, another process may have taken some.
-      const leased = this.#connection.together(due, (seq) =>
-        this.#statements.get<LeasedRow>('lease', leaseMs, seq),
+      const due = this.#statements.all<LeasedRow>('due', limit)
+      // Between the two, another process may have taken some, and given back: the attempt tells.
+      const leased = this.#connection.together(
+        due,
+        ({ id, attempt }) => this.#statements.run('lease', leaseMs, id, attempt) === 1,
       )
-      return leased.flatMap((row) => (row ? [{ ...storedEvent(row), leasedAt: row.leased_at }] : []))
+      return due.filter((_, index) => leased[index]).map(leasedEvent)
     })
   }
 
@@ -255,6 +256,10 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   #appended(event: NewEvent): boolean {
     return this.#statements.run('appendOne', ...eventParameters(event)) === 1
   }
+}
+
+function leasedEvent(row: LeasedRow): LeasedEvent {
+  return { ...storedEvent(row), attempt: row.attempt + 1, leasedAt: row.leased_at }
 }
 
 function storedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): StoredEvent {
