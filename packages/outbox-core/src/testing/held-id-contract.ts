@@ -71,14 +71,16 @@ export function heldIdContract<Tx, O>(test: PlaceTest<Tx, O>): void {
         orders.push(outcomes.flatMap(({ append }) => append.map(({ id }) => id)))
         return write.call(storage, outcomes, tx, options)
       }
-      for (let round = 0; round < 10; round++) {
+      // Two connections of one process to a database with one writer wait for each other with the whole process.
+      const rounds = test.traits.oneWriter ? 1 : 10
+      for (let round = 0; round < rounds; round++) {
         const events = ['a', 'b', 'c', 'd'].map((name) => ({
           ...{ type: 'named', payload: 1 },
           id: `${name}-${round}`,
         }))
         await Promise.all([one.emitMany(events), beside.emitMany(events.toReversed())])
       }
-      expect(await place.events()).toHaveLength(40)
+      expect(await place.events()).toHaveLength(4 * rounds)
       for (const order of orders) expect(order).toEqual(order.toSorted())
     })
   })
