@@ -49,6 +49,13 @@ export interface OpenOptions {
   readonly listen?: boolean
   /** Called for every call of the driver. */
   readonly onCall?: () => void
+  /** Events belong to so many keys, in turn, each of which is to be handled in order. @default to none */
+  readonly keys?: number
+}
+
+/** The key of an event, where events have so many. */
+export function keyOf({ n }: Payload, keys: number): string {
+  return `key-${n % keys}`
 }
 
 /** A contender that can be opened again and again. */
@@ -91,7 +98,11 @@ export interface Database {
     readonly drain: readonly Arm[]
     readonly latency: readonly Arm[]
     readonly sagas: readonly SagaArm[]
+    /** Those that keep the order of a key. */
+    readonly keyed?: readonly Arm[]
   }
+  /** Takes 100 rows of a single key, handles them one after the other, and deletes them at once. */
+  readonly oneKeyByHand?: Arm
   readonly sizes: Sizes
   /** Of what a drain by hand reaches: the target. */
   readonly drainTarget: number

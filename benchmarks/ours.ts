@@ -1,5 +1,5 @@
 import { type Outbox, OutboxEventBus } from 'outbox-core'
-import type { Ours, Payload } from './contender.ts'
+import { keyOf, type OpenOptions, type Ours, type Payload } from './contender.ts'
 
 type Events = { noop: Payload }
 
@@ -13,7 +13,7 @@ export interface OpenOutbox<Tx> {
 }
 
 /** Ours as a contender, the same on every database. */
-export function ours<Tx>({ place, outbox, write, close }: OpenOutbox<Tx>): Ours {
+export function ours<Tx>({ place, outbox, write, close }: OpenOutbox<Tx>, { keys }: OpenOptions = {}): Ours {
   const bus = new OutboxEventBus<Events, Tx>(outbox)
   const store = outbox.sagaStore('7d')
   return {
@@ -25,7 +25,14 @@ export function ours<Tx>({ place, outbox, write, close }: OpenOutbox<Tx>): Ours 
         await write(tx)
         await bus.emit('noop', payload)
       }),
-    emitMany: (payloads) => bus.emitMany(payloads.map((payload) => ({ type: 'noop', payload }))),
+    emitMany: (payloads) =>
+      bus.emitMany(
+        payloads.map((payload) => ({
+          type: 'noop',
+          payload,
+          ...(keys !== undefined && { key: keyOf(payload, keys) }),
+        })),
+      ),
     async consume(handle, concurrency) {
       const worker = new OutboxEventBus<Events, Tx>(outbox, { concurrency })
       worker.on('noop', ({ payload }) => handle(payload))
@@ -33,8 +40,8 @@ export function ours<Tx>({ place, outbox, write, close }: OpenOutbox<Tx>): Ours 
       return () => worker.stop()
     },
     async pending() {
-      const { due, leased } = await outbox.stats()
-      return due + leased
+      const { due, leased, blocked } = await outbox.stats()
+      return due + leased + blocked
     },
     store: { put: (id, data) => store.put(id, data), get: (id) => store.get(id) },
     async close() {

@@ -97,7 +97,7 @@ async function openPlace<Tx, TxOptions>(
       const found = await rows<Omit<RawEvent, 'headers' | 'state'> & { headers: string; state: number }>(
         'SELECT id, type, body, headers, state, attempt FROM $schema.outbox_events ORDER BY seq',
       )
-      const states = ['waiting', 'leased', 'done', 'dead'] as const
+      const states = ['waiting', 'leased', 'done', 'dead', 'blocked'] as const
       return found.map((row) => ({
         ...row,
         headers: JSON.parse(row.headers),

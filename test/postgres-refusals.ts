@@ -1,5 +1,6 @@
 import { inspect } from 'node:util'
 import { type Lease, type NewEvent, OutboxEventBus, type Outcome, type Storage } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { appending, newEvent, settling } from '../packages/outbox-core/src/testing/harness.ts'
 import { type Connect, PostgresPlace } from './postgres-place.ts'
@@ -51,7 +52,7 @@ export function postgresRefusals<Tx, TxOptions>(
         (lease) => settling({ kind: 'complete', ...lease, attempt: 5e9, keepMs: 0 }),
       ]
       await storage.write([appending(newEvent({ id: 'a' }), newEvent({ id: 'b' }))])
-      const [a, b] = await storage.lease(2, LEASE_MS)
+      const [a, b] = await takeDue(storage, 2, LEASE_MS)
       if (!a || !b) throw new Error('two were written')
       const other = settling({ kind: 'retry', id: b.id, attempt: b.attempt, ...LATER })
       for (const outcome of wrong) {
@@ -70,10 +71,11 @@ export function postgresRefusals<Tx, TxOptions>(
       const { client, outbox } = await place.initialized(1)
       const { storage } = outbox
       await storage.write([appending(newEvent({ id: 'a' }))])
-      const [lease] = await storage.lease(1, LEASE_MS)
+      const [lease] = await takeDue(storage, 1, LEASE_MS)
       if (!lease) throw new Error('one was written')
       const before = client.statements()
       const { id, attempt } = lease
+      const request = { leaseMs: LEASE_MS, addresses: [{ address: 'test.event', limit: 1 }] }
       for (const ms of [Number.NaN, Number.POSITIVE_INFINITY]) {
         for (const outcome of [
           appending(newEvent({ due: { inMs: ms } }), newEvent()),
@@ -85,7 +87,7 @@ export function postgresRefusals<Tx, TxOptions>(
           await expect(storage.write([appending(newEvent()), outcome])).rejects.toMatchObject(refused)
         }
         await expect(storage.keep('a', ms)).rejects.toMatchObject(refused)
-        await expect(storage.lease(ms, LEASE_MS)).rejects.toMatchObject(refused)
+        await expect(storage.lease({ ...request, limit: ms })).rejects.toMatchObject(refused)
       }
       expect(client.statements()).toBe(before)
     })

@@ -26,7 +26,9 @@ export function serviceRole(url: string): ServiceRole {
     url: Object.assign(new URL(url), { username: role, password: 'outbox' }).href,
     async grant(raw, schema) {
       await raw.query(`GRANT USAGE ON SCHEMA ${schema} TO ${role}`)
-      const tables = ['outbox_events', 'saga_store', 'business'].map((table) => `${schema}.${table}`)
+      const tables = ['outbox_events', 'outbox_events_keys', 'saga_store', 'business'].map(
+        (table) => `${schema}.${table}`,
+      )
       await raw.query(`GRANT SELECT, INSERT, UPDATE, DELETE ON ${tables.join(', ')} TO ${role}`)
     },
   }

@@ -1,7 +1,8 @@
 import { type DeadCursor, OutboxEventBus } from 'outbox-core'
 import { postgresMigrations } from 'outbox-core/sql'
-import { until } from 'outbox-core/testing'
+import { takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
+import { newEvent } from '../packages/outbox-core/src/testing/harness.ts'
 import { tuning } from './postgres-catalog.ts'
 import { type Connect, PostgresPlace } from './postgres-place.ts'
 
@@ -23,14 +24,7 @@ export function postgresSuite<Tx, TxOptions>(
       }
       const bus = new OutboxEventBus(outbox)
       const record = { id: 'claim', data: new Uint8Array(20_000), expires: { inMs: 60_000 } }
-      const event = (id: string) => ({
-        id,
-        type: 'a',
-        body: '1',
-        headers: {},
-        due: { inMs: 0 },
-        fingerprint: null,
-      })
+      const event = (id: string) => newEvent({ id, type: 'a' })
       await outbox.transaction(async (tx) => {
         expect(await cost(() => bus.emit('a', 1))).toBe(1)
         expect(
@@ -44,7 +38,9 @@ export function postgresSuite<Tx, TxOptions>(
         const both = { append: [event('with-payload')], put: [record], remove: [] }
         expect(await cost(() => outbox.storage.write([both], tx))).toBe(1)
       })
-      let events = await outbox.storage.lease(100, 60_000)
+      const takes = () =>
+        outbox.storage.lease({ limit: 100, leaseMs: 60_000, addresses: [{ address: 'a', limit: 100 }] })
+      let events = await takes()
       expect(events).toHaveLength(4)
       const steps = events.map(({ id, attempt }, index) => ({
         settle: { id, attempt, kind: 'complete', keepMs: 0 } as const,
@@ -55,7 +51,7 @@ export function postgresSuite<Tx, TxOptions>(
       expect(await cost(() => outbox.storage.write(steps))).toBe(1)
       expect(
         await cost(async () => {
-          events = await outbox.storage.lease(100, 60_000)
+          events = await takes()
         }),
       ).toBe(1)
       expect(events.map(({ id }) => id)).toEqual(['next-0', 'next-1', 'next-2', 'next-3'])
@@ -190,18 +186,16 @@ export function postgresSuite<Tx, TxOptions>(
         const bodies = Array.from({ length: 300 }, (_, n) =>
           JSON.stringify('é𝄞"\\'.repeat((n % 3) * 200) + n),
         )
-        const append = bodies.map((body, n) => ({
-          ...{ id: `event-${n}`, type: 'a', body, headers: {}, due: { inMs: 0 }, fingerprint: null },
-        }))
-        const first = { ...append[0], id: 'first', body: '1' } as (typeof append)[0]
+        const append = bodies.map((body, n) => newEvent({ id: `event-${n}`, type: 'a', body }))
+        const first = newEvent({ id: 'first', type: 'a', body: '1' })
         await storage.write([{ append: [first], put: [], remove: [] }])
-        const [lease] = await storage.lease(1, 60_000)
+        const [lease] = await takeDue(storage, 1, 60_000)
         const settle = { kind: 'complete', id: 'first', attempt: lease?.attempt ?? 0, keepMs: 0 } as const
         const outcome = { append, put: [], remove: [] }
         expect(await storage.write([how === 'all at once' ? outcome : { ...outcome, settle }])).toEqual([
           { status: 'applied' },
         ])
-        const leased = await storage.lease(300, 60_000)
+        const leased = await takeDue(storage, 300, 60_000)
         expect(leased.map(({ body }) => body)).toEqual(bodies)
       },
     )
@@ -222,7 +216,7 @@ export function postgresSuite<Tx, TxOptions>(
       await outbox.initialize()
       expect(await tuning(place.raw, place.schema)).toEqual(now)
       expect(await place.count('outbox_migrations')).toBe(later)
-      expect(await outbox.storage.lease(10, 60_000)).toMatchObject([{ body: `"${'x'.repeat(10_000)}"` }])
+      expect(await takeDue(outbox.storage, 10, 60_000)).toMatchObject([{ body: `"${'x'.repeat(10_000)}"` }])
     })
 
     test('names what to do when the tables are missing, and works once they are there', async () => {
@@ -245,7 +239,9 @@ export function postgresSuite<Tx, TxOptions>(
       await outbox.initialize()
       await bus.emit('a', 1)
       await place.raw.query(`ALTER TABLE ${place.schema}.outbox_events DROP COLUMN uncounted`)
-      await expect(outbox.storage.lease(1, 1_000)).rejects.toMatchObject({ code: 'OUTBOX_NOT_INITIALIZED' })
+      await expect(takeDue(outbox.storage, 1, 1_000)).rejects.toMatchObject({
+        code: 'OUTBOX_NOT_INITIALIZED',
+      })
     })
 
     test('says what to do when the schema is missing or a table is somebody else’s', async () => {
@@ -262,7 +258,7 @@ export function postgresSuite<Tx, TxOptions>(
       })
       expect(await place.tables()).toEqual(['outbox_events'])
       await failing({ tables: { events: 'own_events' } })
-      expect(await place.tables()).toHaveLength(4)
+      expect(await place.tables()).toHaveLength(5)
       expect(() => client.outbox({ tables: { events: 'same', payloads: 'Same' } })).toThrowError(
         expect.objectContaining({ code: 'OUTBOX_CONFIGURATION', option: 'tables.payloads' }),
       )
@@ -283,7 +279,7 @@ export function postgresSuite<Tx, TxOptions>(
       const { outbox } = await place.initialized(1)
       const { storage } = outbox
       await new OutboxEventBus(outbox).emitMany([1, 2, 3].map((payload) => ({ type: 'a', payload })))
-      const [settled, lost, kept] = await storage.lease(3, 1_000)
+      const [settled, lost, kept] = await takeDue(storage, 3, 1_000)
       if (!settled || !lost || !kept) throw new Error('three were emitted')
       await place.raw.query('BEGIN')
       await place.raw.query(`DELETE FROM ${place.schema}.outbox_events WHERE id = $1`, [settled.id])

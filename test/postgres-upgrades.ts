@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs'
 import { OutboxEventBus } from 'outbox-core'
 import { postgresMigrations } from 'outbox-core/sql'
-import { until } from 'outbox-core/testing'
+import { takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
+import { appending, newEvent, settling } from '../packages/outbox-core/src/testing/harness.ts'
 import { catalog, tuning } from './postgres-catalog.ts'
 import { type Connect, PostgresPlace } from './postgres-place.ts'
 
@@ -67,7 +68,7 @@ export function postgresUpgrades<Tx, TxOptions>(
     test.each(['without the notes', 'whose notes can’t be read'])(
       'complete tables %s ask a role without rights for nothing',
       async (how) => {
-        await createdBefore(2)
+        await byOwnTool()
         const as = await place.as()
         const notes = `${place.schema}.outbox_migrations`
         if (how === 'without the notes') await place.raw.query(`DROP TABLE ${notes}`)
@@ -79,17 +80,21 @@ export function postgresUpgrades<Tx, TxOptions>(
     )
 
     test('what only speeds things up asks for no rights and waits for nobody; the owner’s next start adds it', async () => {
-      await createdBefore(1)
-      await place.raw.query(`ALTER TABLE ${place.schema}.saga_store ALTER COLUMN data SET STORAGE EXTENDED`)
+      await byOwnTool()
+      const { length } = postgresMigrations()
+      await place.raw.query(`ALTER TABLE ${place.schema}.saga_store ALTER COLUMN data SET STORAGE EXTENDED;
+        ALTER TABLE ${place.schema}.outbox_events ALTER COLUMN body SET STORAGE EXTENDED;
+        ALTER TABLE ${place.schema}.outbox_events_keys RESET (fillfactor);
+        DELETE FROM ${place.schema}.outbox_migrations WHERE version = ${length}`)
       await (await outboxAs(await place.as())).initialize()
-      expect(await place.count('outbox_migrations')).toBe(1)
+      expect(await place.count('outbox_migrations')).toBe(length - 1)
       const owner = await outboxAs()
       const release = await reader()
       await owner.initialize()
-      expect(await place.count('outbox_migrations')).toBe(1)
+      expect(await place.count('outbox_migrations')).toBe(length - 1)
       await release()
       await owner.initialize()
-      expect(await place.count('outbox_migrations')).toBe(2)
+      expect(await place.count('outbox_migrations')).toBe(length)
       const upgraded = [await catalog(place.raw, place.schema), await tuning(place.raw, place.schema)]
       await place.raw.query(`DROP SCHEMA ${place.schema} CASCADE; CREATE SCHEMA ${place.schema}`)
       await owner.initialize()
@@ -116,9 +121,9 @@ export function postgresUpgrades<Tx, TxOptions>(
       await place.raw.query('COMMIT')
       await initializing
       expect(await place.count('outbox_events')).toBe(21)
-      expect(await place.count('outbox_migrations')).toBe(2)
+      expect(await place.count('outbox_migrations')).toBe(postgresMigrations().length)
       const { rows } = await place.raw.query('SELECT FROM pg_indexes WHERE schemaname = $1', [place.schema])
-      expect(rows).toHaveLength(7)
+      expect(rows).toHaveLength(9)
     })
 
     test('a role that may not add what is missing is told who may', async () => {
@@ -159,10 +164,10 @@ export function postgresUpgrades<Tx, TxOptions>(
       const complete = { kind: 'complete', attempt: 1, keepMs: 0 } as const
       const nothing = { append: [], put: [], remove: [] }
       // What the one writes the other leases, extends and settles.
-      expect(await storage.lease(1, 60_000)).toMatchObject([{ id: 'stored-before', attempt: 1 }])
+      expect(await takeDue(storage, 1, 60_000)).toMatchObject([{ id: 'stored-before', attempt: 1 }])
       expect(await old('extend', JSON.stringify([{ id: 'stored-before', attempt: 1 }]), 60_000)).toEqual([])
       await new OutboxEventBus(outbox).emit('a', 1, { id: 'stored-after' })
-      const next = { id: 'next', type: 'a', body: '1', headers: {}, due: { inMs: 0 }, fingerprint: null }
+      const next = newEvent({ id: 'next', type: 'a', body: '1' })
       const settle = { ...complete, id: 'stored-before' }
       expect(await storage.write([{ ...nothing, settle, append: [next] }])).toEqual([{ status: 'applied' }])
       expect(await old('lease', 1, 60_000)).toMatchObject([{ id: 'stored-after', attempt: 1 }])
@@ -196,6 +201,28 @@ export function postgresUpgrades<Tx, TxOptions>(
       await place.started(bus)
       await until(async () => (await place.count('outbox_events')) === 0)
       expect(handled.sort()).toEqual(['last', 'next'])
+    })
+
+    test('a process of the version before takes the first of a key only, and the net goes on after it', async () => {
+      await createdBefore(before.migrations.length)
+      await place.raw.query(here(before.statements.append), ['stored-before', 'a', '1', '{}', null])
+      const outbox = await outboxAs()
+      await outbox.initialize()
+      const { storage } = outbox
+      for (const id of ['1', '2', '3']) {
+        await storage.write([appending(newEvent({ id, type: 'a', address: 'a#x', key: 'k' }))])
+      }
+      const { rows } = await place.raw.query(here(before.statements.lease), [10, 60_000])
+      expect(rows.map(({ id }) => id)).toEqual(['stored-before', '1'])
+      const step = ['1', 1, 'after-1', 'a', '1', '{}', 60_000, 'c', Buffer.from('b'), 60_000, 'none']
+      await place.raw.query(here(before.statements.step), step)
+      expect(await outbox.stats()).toMatchObject({ due: 0, leased: 2, blocked: 2 })
+      expect(await storage.advance?.()).toEqual({ events: 1, busy: [] })
+      const [second] = await takeDue(storage, 10, 60_000)
+      expect(second).toMatchObject({ id: '2', address: 'a#x', key: 'k' })
+      const settle = { kind: 'complete', id: '2', attempt: 1, key: 'k', keepMs: 0 } as const
+      expect(await storage.write([settling(settle)])).toEqual([{ status: 'applied' }])
+      expect(await takeDue(storage, 10, 60_000)).toMatchObject([{ id: '3' }])
     })
   })
 }

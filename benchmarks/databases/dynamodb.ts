@@ -67,7 +67,7 @@ function business({ payloads }: Opened['tables']): { TableName: string; Item: Re
 
 async function openOurs(url: string, options: OpenOptions): Promise<Ours> {
   const { place, tables, outbox, close } = await open(url, options)
-  return ours<DynamoDBTransaction>({ place, outbox, write: (tx) => tx.put(business(tables)), close })
+  return ours<DynamoDBTransaction>({ place, outbox, write: (tx) => tx.put(business(tables)), close }, options)
 }
 
 function byHand({ place, tables, client, close }: Opened): Contender {
@@ -122,7 +122,11 @@ function byHand({ place, tables, client, close }: Opened): Contender {
       let pending = 0
       let from: Record<string, unknown> | undefined
       do {
-        const page = { TableName, Select: 'COUNT', ConsistentRead: true, ExclusiveStartKey: from } as const
+        const page = {
+          ...({ TableName, Select: 'COUNT', ConsistentRead: true, ExclusiveStartKey: from } as const),
+          // The outbox has made the table, and noted its layout in it.
+          FilterExpression: 'attribute_exists(due_shard)',
+        }
         const { Count = 0, LastEvaluatedKey } = await client.send(new ScanCommand(page))
         pending += Count
         from = LastEvaluatedKey

@@ -49,12 +49,8 @@ async function open(url: string, { place, listen, onCall }: OpenOptions): Promis
 async function openOurs(url: string, options: OpenOptions): Promise<Ours> {
   const { place, client, outbox, close } = await open(url, options)
   const business = client.db(place).collection('business')
-  return ours<ClientSession>({
-    place,
-    outbox,
-    write: (session) => business.insertOne({ n: 1 }, { session }),
-    close,
-  })
+  const write = (session: ClientSession): unknown => business.insertOne({ n: 1 }, { session })
+  return ours<ClientSession>({ place, outbox, write, close }, options)
 }
 
 const MAJORITY = { writeConcern: { w: 'majority' } } as const

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Logger, makeWorkerUtils, run, runMigrations } from 'graphile-worker'
 import pg from 'pg'
 import { PgBoss } from 'pg-boss'
-import { type Arm, type Contender, type OpenOptions, polling } from '../contender.ts'
+import { type Arm, type Contender, keyOf, type OpenOptions, polling } from '../contender.ts'
 import { newPlace } from './servers.ts'
 
 interface Schema {
@@ -59,7 +59,9 @@ async function openPgBoss(url: string, options: OpenOptions): Promise<Contender 
   })
   boss.on('error', () => {})
   await boss.start()
-  if (options.place === undefined) await boss.createQueue('noop', { notify: useListenNotify })
+  const { keys } = options
+  const policy = keys === undefined ? ({} as const) : ({ policy: 'key_strict_fifo' } as const)
+  if (options.place === undefined) await boss.createQueue('noop', { notify: useListenNotify, ...policy })
   await pool.query(`CREATE TABLE IF NOT EXISTS ${place}.business (n int)`)
   return {
     boss,
@@ -74,7 +76,7 @@ async function openPgBoss(url: string, options: OpenOptions): Promise<Contender 
     emitMany: (payloads) =>
       boss.insert(
         'noop',
-        payloads.map((data) => ({ data })),
+        payloads.map((data) => ({ data, ...(keys !== undefined && { singletonKey: keyOf(data, keys) }) })),
       ),
     async consume(handle) {
       return polling(async () => {
@@ -103,6 +105,11 @@ export function pgBoss(url: string): Arm {
   }
 }
 
+/** One job of a key at a time, in order. */
+export function pgBossStrict(url: string): Arm {
+  return { ...pgBoss(url), name: 'pg-boss, key_strict_fifo', share: 0.05 }
+}
+
 /** Its workers, woken by NOTIFY. */
 export function pgBossWork(url: string): Arm {
   return {
@@ -127,22 +134,23 @@ export function pgBossWork(url: string): Arm {
 
 const GRAPHILE_BATCHES = { localQueue: { size: 500 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 }
 
-export function graphileWorker(url: string, how: 'default' | 'batched'): Arm {
+export function graphileWorker(url: string, how: 'default' | 'batched' | 'queues'): Arm {
   return {
     name: `graphile-worker, ${how}`,
     role: 'peer',
-    ...(how === 'default' && { share: 0.25 }),
+    ...(how !== 'batched' && { share: how === 'queues' ? 0.05 : 0.25 }),
     open: (options = {}) => openGraphileWorker(url, how, options),
   }
 }
 
 async function openGraphileWorker(
   url: string,
-  how: 'default' | 'batched',
+  how: 'default' | 'batched' | 'queues',
   options: OpenOptions,
 ): Promise<Contender> {
   const own = schema(url, options)
   const { place, pool } = own
+  const { keys } = options
   const settings = { pgPool: pool, schema: place, logger: new Logger(() => () => {}) }
   await runMigrations(settings)
   await pool.query(`CREATE TABLE IF NOT EXISTS ${place}.business (n int)`)
@@ -155,7 +163,14 @@ async function openGraphileWorker(
       inTransaction(own, (client) =>
         client.query(`SELECT ${place}.add_job('noop', $1::json)`, [JSON.stringify(payload)]),
       ),
-    emitMany: (payloads) => utils.addJobs(payloads.map((payload) => ({ identifier: 'noop', payload }))),
+    emitMany: (payloads) =>
+      utils.addJobs(
+        payloads.map((payload) => ({
+          identifier: 'noop',
+          payload,
+          ...(keys !== undefined && { queueName: keyOf(payload, keys) }),
+        })),
+      ),
     async consume(handle, concurrency) {
       const runner = await run({
         ...settings,

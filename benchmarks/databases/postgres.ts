@@ -7,7 +7,7 @@ import pg from 'pg'
 import { armsOn, type Contender, type Database, type OpenOptions, type Ours, polling } from '../contender.ts'
 import { ours } from '../ours.ts'
 import { dbos } from './dbos.ts'
-import { graphileWorker, pgBoss, pgBossWork } from './postgres-peers.ts'
+import { graphileWorker, pgBoss, pgBossStrict, pgBossWork } from './postgres-peers.ts'
 import { throughPrisma } from './postgres-prisma.ts'
 import { openSchema } from './postgres-schema.ts'
 import { sharedServer } from './servers.ts'
@@ -45,7 +45,7 @@ async function open(connectionString: string, options: OpenOptions): Promise<Ope
 async function openOurs(url: string, options: OpenOptions): Promise<Ours> {
   const { place, outbox, close } = await open(url, options)
   const business = sql.raw(`INSERT INTO ${place}.business VALUES (1)`)
-  return ours<Tx>({ place, outbox, write: (tx) => tx.execute(business), close })
+  return ours<Tx>({ place, outbox, write: (tx) => tx.execute(business), close }, options)
 }
 
 function byHand({ place, pool, close }: Opened): Contender {
@@ -106,6 +106,42 @@ function byHand({ place, pool, close }: Opened): Contender {
   }
 }
 
+/** Rows of a table that has nothing but their order. */
+function oneKey({ place, pool, close }: Opened): Contender {
+  const table = `${place}.by_hand`
+  const created = pool.query(
+    `CREATE TABLE ${table} (seq bigserial PRIMARY KEY, key text, body text); CREATE INDEX ON ${table} (key, seq)`,
+  )
+  const emitMany = async (payloads: readonly object[]): Promise<void> => {
+    await created
+    await pool.query(
+      `INSERT INTO ${table} (key, body) SELECT 'key-0', body FROM unnest($1::text[]) AS e (body)`,
+      [payloads.map((payload) => JSON.stringify(payload))],
+    )
+  }
+  return {
+    place,
+    emit: (payload) => emitMany([payload]),
+    emitMany,
+    async consume(handle) {
+      return polling(async () => {
+        const { rows } = await pool.query(
+          `SELECT seq, body FROM ${table} WHERE key = 'key-0' ORDER BY seq LIMIT 100`,
+        )
+        for (const { body } of rows) await handle(JSON.parse(body))
+        if (rows.length > 0)
+          await pool.query(`DELETE FROM ${table} WHERE key = 'key-0' AND seq <= $1`, [rows.at(-1).seq])
+        return rows.length
+      })
+    },
+    async pending() {
+      const { rows } = await pool.query(`SELECT count(*)::int AS pending FROM ${table}`)
+      return rows[0].pending
+    },
+    close,
+  }
+}
+
 /** Emitting through the ORM that ours goes through as well. */
 function throughDrizzle(opened: Opened): Contender {
   const { place, db } = opened
@@ -150,6 +186,7 @@ export async function postgres(): Promise<Database | undefined> {
     floor: arm('node-postgres by hand', 'floor', byHand),
     ours: { name: 'ours', role: 'ours', open: (options = {}) => openOurs(url, options) },
     alsoOurs: [prisma.ours],
+    oneKeyByHand: arm('node-postgres by hand, 100 of the key', 'floor', oneKey),
     naive: { ...arm('naive: one row a time', 'other', naively), share: 0.05 },
     others: [arm('Drizzle by hand', 'other', throughDrizzle), prisma.byHand],
     peers: {
@@ -157,6 +194,7 @@ export async function postgres(): Promise<Database | undefined> {
       drain: [pgBoss(url), graphileWorker(url, 'default'), graphileWorker(url, 'batched')],
       latency: [pgBossWork(url), graphileWorker(url, 'default')],
       sagas: [dbos(url)],
+      keyed: [pgBossStrict(url), graphileWorker(url, 'queues')],
     },
     sizes: {
       emits: 2_000,

@@ -47,15 +47,18 @@ async function openOurs(url: string, options: OpenOptions): Promise<Ours> {
     ...(listener && { listener }),
   })
   await outbox.initialize()
-  return ours<ChainableCommander>({
-    place,
-    outbox,
-    write: (tx) => tx.incr(`${place}:business`),
-    async close() {
-      listener?.disconnect()
-      await close()
+  return ours<ChainableCommander>(
+    {
+      place,
+      outbox,
+      write: (tx) => tx.incr(`${place}:business`),
+      async close() {
+        listener?.disconnect()
+        await close()
+      },
     },
-  })
+    options,
+  )
 }
 
 // KEYS: due, bodies. ARGV: now, end of the lease. Returns id, body, id, body, …

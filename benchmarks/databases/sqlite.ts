@@ -74,7 +74,7 @@ function byHand({ place, db, close }: Opened): Contender {
 function batchByHand(db: Sqlite.Database, handle: Handle): () => number {
   const lease =
     db.prepare(`UPDATE outbox_events SET state = 1, attempt = attempt + 1, visible_at = ${NOW} + 30000
-    WHERE seq IN (SELECT seq FROM outbox_events WHERE state < 2 AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT 100)
+    WHERE seq IN (SELECT seq FROM outbox_events WHERE state < 2 AND coalesce(address, type) = 'noop' AND visible_at <= ${NOW} ORDER BY visible_at, seq LIMIT 100)
     RETURNING seq, id, type, body, headers, created_at, attempt`)
   const remove = db.prepare('DELETE FROM outbox_events WHERE seq = ? AND attempt = ? AND state = 1')
   const removeAll = db.transaction((rows: readonly Row[]) => {
@@ -96,6 +96,30 @@ interface Row {
   readonly attempt: number
   readonly body: string
   readonly headers: string
+}
+
+/** Rows of a table that has nothing but their order. */
+function oneKey({ place, db, close }: Opened): Contender {
+  db.exec('CREATE TABLE by_hand (seq INTEGER PRIMARY KEY, key TEXT, body TEXT)')
+  db.exec('CREATE INDEX by_hand_key ON by_hand (key, seq)')
+  const insert = db.prepare("INSERT INTO by_hand (key, body) VALUES ('key-0', ?)")
+  const take = db.prepare("SELECT seq, body FROM by_hand WHERE key = 'key-0' ORDER BY seq LIMIT 100")
+  const remove = db.prepare("DELETE FROM by_hand WHERE key = 'key-0' AND seq <= ?")
+  const emit = (payload: object): void => void insert.run(JSON.stringify(payload))
+  return {
+    place,
+    emit,
+    emitMany: db.transaction((payloads: readonly object[]) => payloads.forEach(emit)),
+    consume: async (handle) =>
+      polling(async () => {
+        const rows = take.all() as { seq: number; body: string }[]
+        for (const { body } of rows) await handle(JSON.parse(body))
+        if (rows.length > 0) remove.run(rows.at(-1)?.seq)
+        return rows.length
+      }),
+    pending: async () => db.prepare('SELECT count(*) FROM by_hand').pluck().get() as number,
+    close,
+  }
 }
 
 function naively(opened: Opened): Contender {
@@ -125,9 +149,10 @@ export async function sqlite(): Promise<Database> {
       async open(options = {}) {
         const { place, db, outbox, close } = await open(options)
         const business = db.prepare('INSERT INTO business VALUES (1)')
-        return ours<Sqlite.Database>({ place, outbox, write: () => business.run(), close })
+        return ours<Sqlite.Database>({ place, outbox, write: () => business.run(), close }, options)
       },
     },
+    oneKeyByHand: arm('better-sqlite3 by hand, 100 of the key', 'floor', oneKey),
     naive: { ...arm('naive: one row a time', 'other', naively), share: 0.1 },
     peers: { emit: [], drain: [], latency: [], sagas: [] },
     sizes: {

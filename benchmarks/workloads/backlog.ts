@@ -35,7 +35,10 @@ function fromBacklog(arm: Arm<Ours>, backlog: number, batch: number): Promise<Me
       const { storage } = contender.outbox
       times.lease.push(
         await timed(async () => {
-          leased = await storage.lease(BATCH, LEASE_MS)
+          leased = await storage.lease({
+            ...{ limit: BATCH, leaseMs: LEASE_MS },
+            addresses: [{ address: 'noop', limit: BATCH }],
+          })
         }),
       )
       times.settle.push(await timed(() => complete(contender.outbox, leased)))

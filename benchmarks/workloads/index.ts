@@ -5,6 +5,7 @@ import { draining } from './drain.ts'
 import { emitting } from './emit.ts'
 import { endurance } from './endurance.ts'
 import { idling } from './idle.ts'
+import { keyed } from './keys.ts'
 import { latencies } from './latency.ts'
 import { steadyProducer } from './producer.ts'
 import { sagas, startedSagas } from './sagas.ts'
@@ -20,6 +21,7 @@ export function workloadsOf(database: Database, { scale, minutes }: Extent): rea
   return [
     ...emitting(database),
     ...draining(database),
+    ...keyed(database),
     ...latencies(database),
     steadyProducer(database),
     ...sagas(database),

@@ -41,12 +41,13 @@ export function gate(storage: Storage<unknown>, book: Book, passage: Passage): S
         },
         outcomes,
       ),
-    lease: (limit, leaseMs) =>
+    lease: (request) =>
       pass('lease', async () => {
-        const events = await storage.lease(limit, leaseMs)
+        const events = await storage.lease(request)
         book.leased(events)
         return events
       }),
+    waiting: () => storage.waiting(),
     extend: (leases, leaseMs) => pass('extend', () => storage.extend(leases, leaseMs)),
     keep: (id, keepMs) => pass('keep', () => storage.keep(id, keepMs)),
     getPayload: (id, tx) => pass('getPayload', () => storage.getPayload(id, tx)),

@@ -18,7 +18,7 @@ export interface Ground {
 export interface Stored {
   readonly id: string
   readonly type: string
-  readonly state: 'waiting' | 'leased' | 'done' | 'dead'
+  readonly state: 'waiting' | 'leased' | 'done' | 'dead' | 'blocked'
   readonly headers: Headers
 }
 
@@ -35,7 +35,7 @@ export function inMemory(): Ground {
   }
 }
 
-const STATES = ['waiting', 'leased', 'done', 'dead'] as const
+const STATES = ['waiting', 'leased', 'done', 'dead', 'blocked'] as const
 
 export async function inSqlite(): Promise<Ground> {
   const db = new Database(':memory:')

@@ -56,8 +56,8 @@ export class Watch implements Middleware {
 
   #watchLeases({ storage }: Outbox): void {
     const lease = storage.lease.bind(storage)
-    storage.lease = async (limit, leaseMs) => {
-      const events = await lease(limit, leaseMs)
+    storage.lease = async (request) => {
+      const events = await lease(request)
       if (events.length > 0) this.reached('leased')
       return events
     }

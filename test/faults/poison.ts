@@ -1,4 +1,5 @@
 import { type Outbox, OutboxEventBus } from 'outbox-core'
+import type { AdapterName } from './adapters/index.ts'
 
 /** What each kind of event does to whoever handles it. */
 export const POISONS = ['poison.throw', 'poison.hang', 'poison.exit', 'poison.allocate'] as const
@@ -9,9 +10,14 @@ interface Poisonous extends Record<(typeof POISONS)[number], { id: string }> {
 
 const ATTEMPTS = 3
 
-export function poisonedOn(outbox: Outbox, note: (line: string) => void): OutboxEventBus<Poisonous> {
+/** @param adapter on a slow server a short lease runs out before its events are begun: attempts without a death */
+export function poisonedOn(
+  outbox: Outbox,
+  note: (line: string) => void,
+  adapter: AdapterName,
+): OutboxEventBus<Poisonous> {
   const bus = new OutboxEventBus<Poisonous>(outbox, {
-    lease: 400,
+    lease: adapter === 'dynamodb' ? 2_000 : 400,
     poll: { max: 50 },
     retry: { maxAttempts: ATTEMPTS, delay: 1, maxDelay: 5 },
   })

@@ -1,4 +1,5 @@
 import type { Opened } from './adapters/adapter.ts'
+import { emitOrdered, workOrdered } from './ordered.ts'
 import { Stall, Watch } from './points.ts'
 import { poisonedOn } from './poison.ts'
 import { sagasOn } from './sagas.ts'
@@ -12,7 +13,14 @@ interface Part {
 }
 
 /** What a process can be told to do. */
-export const ROLES: Readonly<Record<Role, (part: Part) => Promise<void>>> = { emit, work, poison, drain }
+export const ROLES: Readonly<Record<Role, (part: Part) => Promise<void>>> = {
+  emit,
+  work,
+  poison,
+  drain,
+  'order-emit': emitInOrder,
+  'order-work': workInOrder,
+}
 
 async function emit({ opened: { outbox, write }, settings, note }: Part): Promise<void> {
   const { engine, slip } = sagasOn(outbox, settings.ledger)
@@ -43,8 +51,8 @@ async function work({ opened: { outbox }, settings, note }: Part): Promise<void>
   note(`ready ${process.pid}`)
 }
 
-async function poison({ opened: { outbox }, note }: Part): Promise<void> {
-  await poisonedOn(outbox, note).start()
+async function poison({ opened: { outbox }, settings, note }: Part): Promise<void> {
+  await poisonedOn(outbox, note, settings.adapter).start()
   note(`ready ${process.pid}`)
 }
 
@@ -56,5 +64,16 @@ async function drain({ opened, settings, note }: Part): Promise<void> {
     await opened.close()
   })
   await bus.start()
+  note(`ready ${process.pid}`)
+}
+
+async function emitInOrder({ opened, settings, note }: Part): Promise<void> {
+  note(`ready ${process.pid}`)
+  const { first = 0, many = 0 } = settings
+  await emitOrdered(opened, note, { first, many })
+}
+
+async function workInOrder({ opened: { outbox }, note }: Part): Promise<void> {
+  await workOrdered(outbox, note).start()
   note(`ready ${process.pid}`)
 }

@@ -2,10 +2,10 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import type { Attempt } from './delivering/attempt.ts'
 import { type BusOptions, type DispatcherSettings, dispatcherSettings } from './delivering/bus-options.ts'
 import { Dispatcher } from './delivering/dispatcher.ts'
-import { HandlerFace } from './delivering/handler-face.ts'
+import { type Handle, type HandlerOptions, Handlers } from './delivering/handlers.ts'
 import { Handling } from './delivering/handling.ts'
 import { Registrations } from './delivering/registrations.ts'
-import { type RetryOptions, type RetryPolicy, retryPolicy } from './delivering/retry.ts'
+import { type RetryPolicy, retryPolicy } from './delivering/retry.ts'
 import { Waiters } from './delivering/waiters.ts'
 import { Worker } from './delivering/worker.ts'
 import { Emission } from './emitting/emission.ts'
@@ -47,21 +47,21 @@ export interface HandlerContext<Events extends object> {
   ): Promise<string>
 }
 
+/** An event of one of several types, told apart by its `type`. */
+export type EventOf<Events extends object, Type extends EventType<Events>> = Type extends unknown
+  ? OutboxEvent<Type, Received<Events[Type]>>
+  : never
+
 /**
  * Handles one event. Returning completes it, whatever is returned; throwing fails the attempt. Called at least once for
  * every event.
  */
 export type Handler<Events extends object, Type extends EventType<Events>> = (
-  event: OutboxEvent<Type, Received<Events[Type]>>,
+  event: EventOf<Events, Type>,
   context: HandlerContext<Events>,
 ) => unknown
 
-export interface HandlerOptions {
-  /** @default the bus's policy */
-  readonly retry?: RetryOptions
-  /** @default the bus's `handlerTimeout` */
-  readonly timeout?: Duration
-}
+export type { HandlerOptions } from './delivering/handlers.ts'
 
 /** What stands behind the face of a bus; for the rooms of core only. */
 export interface BusParts {
@@ -87,6 +87,7 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
   readonly #registrations = new Registrations()
   readonly #middleware = new MiddlewareChain()
   readonly #emission: Emission
+  readonly #handlers: Handlers
   readonly #waiters: Waiters
   readonly #worker: Worker
 
@@ -116,39 +117,44 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
       ...{ middleware, schemas, emission: this.#emission, registrations: this.#registrations },
       ...{ retry: this.#retry, settings: this.#settings, clock: core.clock, logger: core.logger },
     })
+    this.#handlers = new Handlers({
+      ...{ registrations: this.#registrations, settings: this.#settings, retry: this.#retry },
+    })
     this.#waiters = new Waiters(core.clock)
     const completed = (attempt: Attempt): void => this.#completed(attempt)
     this.#worker = new Worker(
-      () => new Dispatcher({ core, settings: this.#settings, handling, completed }),
+      () =>
+        new Dispatcher({
+          core,
+          settings: this.#settings,
+          handling,
+          registrations: this.#registrations,
+          completed,
+        }),
       handling,
     )
   }
 
   /**
-   * Registers the handler of an event type.
+   * Registers the handler of an event type, of several, or with `'*'` of all that have no handler of their own (sagas'
+   * steps, and events for named handlers, are for those alone). This process takes events of the types it has handlers
+   * for, and leaves others to processes that have them; a handler that is added while the bus runs counts at once.
    *
-   * @throws DuplicateRegistrationError when the type has one already
+   * @throws DuplicateRegistrationError when the type has one already, and one of both has no `name`
    */
+  on(
+    types: '*',
+    handler: (event: OutboxEvent, context: HandlerContext<Events>) => unknown,
+    options?: HandlerOptions,
+  ): this
   on<Type extends EventType<Events>>(
-    type: Type,
+    types: Type | readonly Type[],
     handler: Handler<Events, Type>,
-    options: HandlerOptions = {},
-  ): this {
-    const { retry, timeout } = options
-    this.#registrations.add(type, {
-      retry: retry ? retryPolicy(retry) : this.#retry,
-      timeoutMs: timeout === undefined ? this.#settings.handlerTimeoutMs : durationMs('timeout', timeout),
-      handle: (attempt, session) => {
-        attempt.place = 'handler'
-        const context = new HandlerFace(attempt, session)
-        return ended(
-          handler(
-            attempt.event as OutboxEvent<Type, Received<Events[Type]>>,
-            context as HandlerContext<object> as HandlerContext<Events>,
-          ),
-        )
-      },
-    })
+    options?: HandlerOptions,
+  ): this
+  on(types: string | readonly string[], handler: unknown, options: HandlerOptions = {}): this {
+    this.#handlers.add(types, handler as Handle, options)
+    this.#core.wake.after(0)
     return this
   }
 
@@ -251,13 +257,7 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
 
   #completed(attempt: Attempt): void {
     void attempt.afterSettled?.()
-    this.#waiters.completed(attempt)
+    // What goes on to handlers of their own is completed by those.
+    if (!this.#registrations.get(attempt.leased.address)?.fansOut) this.#waiters.completed(attempt)
   }
-}
-
-/** Waits for whatever can be waited for; what a handler returns means nothing else. */
-function ended(returned: unknown): void | Promise<void> {
-  if (returned instanceof Promise) return returned
-  const { then } = (returned ?? {}) as { then?: unknown }
-  if (typeof then === 'function') return Promise.resolve(returned).then(() => {})
 }

@@ -20,6 +20,10 @@ export interface DeadLetter {
   readonly diedAt: Date
   /** Set when the event is a step of a saga. */
   readonly routingSlipId?: string
+  /** Set while the letter holds its key: no later event of that key is handled before it is retried or discarded. */
+  readonly key?: string
+  /** How many events of its key wait behind it. */
+  readonly waitingBehind: number
 }
 
 export interface DeadLetterPage {
@@ -68,7 +72,7 @@ export class DeadLetters {
    * @returns how many; letters that are gone or no longer dead are not counted
    */
   retry(selection: DeadLetterSelection): Promise<number> {
-    return this.#settle(selection, ({ id, attempt }) => ({ kind: 'revive', id, attempt }))
+    return this.#settle(selection, ({ id, attempt, key }) => ({ kind: 'revive', id, attempt, key }))
   }
 
   /**
@@ -77,7 +81,7 @@ export class DeadLetters {
    * @returns how many
    */
   discard(selection: DeadLetterSelection): Promise<number> {
-    return this.#settle(selection, ({ id, attempt }) => ({ kind: 'discard', id, attempt }))
+    return this.#settle(selection, ({ id, attempt, key }) => ({ kind: 'discard', id, attempt, key }))
   }
 
   #settle(selection: DeadLetterSelection, settlement: (event: DeadEvent) => Settlement): Promise<number> {
@@ -155,6 +159,8 @@ function deadLetter(event: DeadEvent): DeadLetter {
     createdAt: new Date(event.createdAt),
     diedAt: new Date(event.diedAt),
     ...(slip !== undefined && { routingSlipId: slip }),
+    ...(event.key !== null && { key: event.key }),
+    waitingBehind: event.waitingBehind,
   }
 }
 

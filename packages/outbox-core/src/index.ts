@@ -1,6 +1,7 @@
 export {
   type EmitOptions,
   type EventInput,
+  type EventOf,
   type EventType,
   type Handler,
   type HandlerContext,
@@ -23,6 +24,7 @@ export type { BusOptions } from './delivering/bus-options.ts'
 export type { Delivery } from './delivering/delivery.ts'
 export type { RetryOptions } from './delivering/retry.ts'
 export type { EventDraft, EventOptions, OutboxEvent } from './emitting/event.ts'
+export { KeyTurns } from './emitting/key-turns.ts'
 export type { Emitted, EventSchemas, Received, SchemaEvents, SchemaPayload } from './emitting/schema.ts'
 export * from './errors.ts'
 export { consoleLogger, type Logger, silentLogger } from './logger.ts'
@@ -31,16 +33,19 @@ export type { InMemoryTransaction } from './memory/transactions.ts'
 export type { Middleware } from './middleware.ts'
 export { assertMoment, assertMoments } from './moments.ts'
 export { type Duration, durationMs, identifier, identifiers, wholeNumber } from './options.ts'
-export { Outbox, type OutboxOptions } from './outbox.ts'
+export { Outbox, type OutboxOptions, type OutboxStats } from './outbox.ts'
 export {
   type Activity,
   type ActivityContext,
+  type ActivityContract,
   type ActivityDefinition,
   type ActivityResult,
   activity,
+  activityContract,
   type CompensateContext,
   type ExecuteContext,
   type Fault,
+  type Implementation,
   type Variables,
 } from './saga/activity.ts'
 export { DeadlineError } from './saga/activity-run.ts'
@@ -62,6 +67,7 @@ export * from './saga/slip-errors.ts'
 export { assertKnownSchema, NewerSchemaError } from './schema-version.ts'
 export { type Change, changeBy } from './settlement.ts'
 export type {
+  Advanced,
   DeadCursor,
   DeadEvent,
   DeadPage,
@@ -69,6 +75,7 @@ export type {
   Headers,
   Lease,
   LeasedEvent,
+  LeaseRequest,
   NewEvent,
   Outcome,
   OutcomeResult,
@@ -80,6 +87,7 @@ export type {
   StorageLimits,
   StorageStats,
   StoredEvent,
+  Waiting,
   When,
 } from './storage.ts'
 export type { Stored } from './stored.ts'

@@ -23,6 +23,14 @@ export interface OutboxOptions {
   readonly clock?: Clock
 }
 
+export interface OutboxStats extends Omit<StorageStats, 'dueByAddress'> {
+  /**
+   * Due events that no bus of this outbox handles in this process, by type; those for one activity or named handler as
+   * `type#activity` and `type#name`. Where other processes handle them, they are gone in a moment.
+   */
+  readonly waitingForHandler: Readonly<Record<string, number>>
+}
+
 /** What stands behind the face of an outbox; for the rooms of core only. */
 export let coreOf: <Tx>(outbox: Outbox<Tx, never>) => OutboxCore<Tx>
 
@@ -123,9 +131,16 @@ export abstract class Outbox<Tx = unknown, TxOptions = never> {
     return new OutboxSagaStore(this.#core as unknown as OutboxCore, ttl, options)
   }
 
-  /** Counts of due, leased and dead events, and how late the oldest due one is; inside a transaction, as it sees them. */
-  stats(): Promise<StorageStats> {
-    return this.#core.participate(undefined, (context) => this.#core.stats(context))
+  /** Counts of events, and how late the oldest due one is; inside a transaction, as it sees them. */
+  stats(): Promise<OutboxStats> {
+    return this.#core.participate(undefined, async (context) => {
+      const { dueByAddress, ...counts } = await this.#core.stats(context)
+      const workers = [...this.#core.workers]
+      const unhandled = Object.entries(dueByAddress).filter(
+        ([address]) => !workers.some((worker) => worker.handles(address)),
+      )
+      return { ...counts, waitingForHandler: Object.fromEntries(unhandled) }
+    })
   }
 
   /** Lets go of what the outbox made itself; your database client stays open. */

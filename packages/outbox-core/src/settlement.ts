@@ -12,11 +12,13 @@ export interface Change {
   readonly error: string | null
   /** Which of its attempts count no longer. */
   readonly pardon: 'none' | 'one' | 'all'
+  /** Whether it gives up its place in its key, and its key: the next one may be taken. */
+  readonly yields: boolean
 }
 
-const DELETED = { from: 'leased', to: 'deleted', inMs: 0, error: null, pardon: 'none' } as const
+const DELETED = { from: 'leased', to: 'deleted', inMs: 0, error: null, pardon: 'none', yields: true } as const
 const DISCARDED = { ...DELETED, from: 'dead' } as const
-const REVIVED = { from: 'dead', to: 'waiting', inMs: 0, error: null, pardon: 'all' } as const
+const REVIVED = { from: 'dead', to: 'waiting', inMs: 0, error: null, pardon: 'all', yields: false } as const
 
 export function changeBy(settle: Settlement): Change {
   switch (settle.kind) {
@@ -24,10 +26,17 @@ export function changeBy(settle: Settlement): Change {
       return settle.keepMs === 0 ? DELETED : { ...DELETED, to: 'done', inMs: settle.keepMs }
     case 'retry': {
       const { delayMs: inMs, error, counted } = settle
-      return { from: 'leased', to: 'waiting', inMs, error, pardon: counted ? 'none' : 'one' }
+      return { from: 'leased', to: 'waiting', inMs, error, pardon: counted ? 'none' : 'one', yields: false }
     }
     case 'bury':
-      return { from: 'leased', to: 'dead', inMs: 0, error: settle.error, pardon: 'none' }
+      return {
+        from: 'leased',
+        to: 'dead',
+        inMs: 0,
+        error: settle.error,
+        pardon: 'none',
+        yields: settle.skip ?? false,
+      }
     case 'discard':
       return DISCARDED
     case 'revive':

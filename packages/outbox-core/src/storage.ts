@@ -13,6 +13,22 @@ export type Headers = Readonly<Record<string, string>>
 export interface NewEvent {
   readonly id: string
   readonly type: string
+  /**
+   * What a worker has to be able to do to take it: its type, or its type, `#` and what of that type (an activity, a
+   * named handler). At most 300 characters of those that types have, and `#`.
+   */
+  readonly address: string
+  /**
+   * Events of one key are taken one at a time, in the order in which their transactions committed, and within one in the
+   * order in which they were written. 1 to 255 bytes of UTF-8.
+   */
+  readonly key: string | null
+  /**
+   * Takes the place in its key of the event that its outcome settles, ahead of all that waits behind that; several do so
+   * in their order. Their key is that event's.
+   * @default false
+   */
+  readonly inPlace?: boolean
   /** JSON text. */
   readonly body: string
   readonly headers: Headers
@@ -47,6 +63,9 @@ export interface Lease {
 /** An event as it lies in the database. */
 export interface StoredEvent extends Lease {
   readonly type: string
+  readonly address: string
+  /** Null without one, and once the event has given up its place in it: completed, or a dead letter that was skipped. */
+  readonly key: string | null
   readonly body: string
   readonly headers: Headers
   /** Milliseconds since the epoch, by the database's clock. */
@@ -59,17 +78,28 @@ export interface StoredEvent extends Lease {
 export interface LeasedEvent extends StoredEvent {
   /** When it was leased, by the clock of `createdAt`: core judges deadlines by it, whatever the process's own says. */
   readonly leasedAt: number
+  /**
+   * What waits right behind it in its key, in order. Its lease holds them too: whoever has it may handle them, one after
+   * the other, and complete them together with it.
+   */
+  readonly behind?: readonly StoredEvent[]
 }
 
 /**
  * What becomes of an event. The first three need the event to be leased with exactly this attempt number,
  * the last two need it to be a dead letter with exactly this one; otherwise the outcome is lost.
  */
-export type Settlement = Lease &
-  (
+export type Settlement = Lease & {
+  /** The event's, as it was leased or listed. @default null */
+  readonly key?: string | null
+} & (
     | {
         readonly kind: 'complete' /** 0 deletes the event, more keeps it for that long. */
         readonly keepMs: number
+        /** Ids of those right behind it in its key, in order, that are completed with it. Never with events in its place. */
+        readonly also?: readonly string[]
+        /** The one right behind all of them is not only let go on, but leased for so long, its attempt raised. */
+        readonly take?: { readonly id: string; readonly leaseMs: number }
       }
     | {
         readonly kind: 'retry'
@@ -78,7 +108,12 @@ export type Settlement = Lease &
         /** Whether the attempt counts; when not, `uncounted` is raised by one. */
         readonly counted: boolean
       }
-    | { readonly kind: 'bury'; readonly error: string }
+    | {
+        readonly kind: 'bury'
+        readonly error: string
+        /** Whether its key goes on without it: it gives up its place, and its key. @default false */
+        readonly skip?: boolean
+      }
     | { readonly kind: 'discard' }
     | { readonly kind: 'revive' /** Due at once; `uncounted` becomes `attempt`. */ }
   )
@@ -102,7 +137,14 @@ export interface Outcome {
  * settlement that is repeated is lost whatever it appended. Nothing of a lost or duplicate outcome was applied.
  */
 export type OutcomeResult =
-  | { readonly status: 'applied' }
+  | {
+      readonly status: 'applied'
+      /**
+       * Set when the settled event has given up its place in its key, and an open transaction may hold an event of that
+       * key which this write could not see: core asks `advance`.
+       */
+      readonly unsure?: boolean
+    }
   | { readonly status: 'lost' }
   | {
       readonly status: 'duplicate' /** Of the event that was there first. */
@@ -113,6 +155,8 @@ export type OutcomeResult =
 export interface DeadEvent extends StoredEvent {
   readonly error: string
   readonly diedAt: number
+  /** How many events of its key wait behind it. */
+  readonly waitingBehind: number
 }
 
 /**
@@ -152,12 +196,45 @@ export interface Purged {
   readonly more?: boolean
 }
 
+export interface LeaseRequest {
+  /** Most events in all. */
+  readonly limit: number
+  /** How long they are invisible to others. */
+  readonly leaseMs: number
+  /** What the worker can do, each address once, and at most how many of each. At least one. */
+  readonly addresses: readonly { readonly address: string; readonly limit: number }[]
+  /**
+   * Most events to tell of behind each leased one: those that wait next in its key, as far as they have one of these
+   * addresses and would be due. A storage may tell of fewer. @default 0
+   */
+  readonly behind?: number
+}
+
+/** An address that open events have. */
+export interface Waiting {
+  readonly address: string
+  /** Milliseconds since the soonest of them became due, or the lease of one ran out; negative when none has yet. */
+  readonly oldestDueMs: number
+}
+
+/** What `advance` found. */
+export interface Advanced {
+  /** How many events may be taken now. */
+  readonly events: number
+  /** The keys of which that can't be said yet, since a transaction that writes in them is open. */
+  readonly busy: readonly string[]
+}
+
 export interface StorageStats {
   /** Events visible now. */
   readonly due: number
+  /** The same by address; those without any are left out. */
+  readonly dueByAddress: Readonly<Record<string, number>>
   /** Events a worker holds now. */
   readonly leased: number
   readonly dead: number
+  /** Events that wait for one before them in their key, whatever that waits for. */
+  readonly blocked: number
   /** Milliseconds since the oldest due event became due; null when none is. */
   readonly oldestDueMs: number | null
 }
@@ -181,8 +258,8 @@ export interface Storage<Tx, TxOptions = never> {
   readonly writesTogether: boolean
 
   /**
-   * Whether no transaction keeps an id from others until it ends: then a write under an id that users chose may share a
-   * transaction with strangers, whom nothing can hold up.
+   * Whether no transaction keeps an id or a key from others until it ends: then a write under an id that users chose, or
+   * into a key, may share a transaction with strangers, whom nothing can hold up.
    *
    * @default false
    */
@@ -226,8 +303,14 @@ export interface Storage<Tx, TxOptions = never> {
    * Applies outcomes: inside `tx` when given, else in a transaction that holds all of them, or one for each of them
    * (see `writesTogether`). One result for each outcome, in order. Outcomes of one call name different events and payloads. Writing the same once more
    * changes nothing: settlements are lost, generated ids that are there already count as applied. A storage whose
-   * transactions are collected and sent at commit may find out only then, and throws there. A storage that can
-   * `announce` does so in the same round trip when asked to, which is never the case with `tx`.
+   * transactions are collected and sent at commit may find out only then, and throws there.
+   *
+   * An event with a key is blocked while one before it has a place in that key; settling that for good (completed,
+   * discarded, skipped) lets the next one be taken, in the same transaction, and waits for nobody's open transaction.
+   * Writing into a key may wait for one that has written in it: keys of one call are locked in one order. What is settled
+   * goes before what is appended.
+   *
+   * A storage that can `announce` does so in the same round trip when asked to, which is never the case with `tx`.
    */
   write(
     outcomes: readonly Outcome[],
@@ -235,8 +318,23 @@ export interface Storage<Tx, TxOptions = never> {
     options?: { readonly announce?: boolean },
   ): Promise<readonly OutcomeResult[]>
 
-  /** Takes up to `limit` due events, oldest first, invisible to others for `leaseMs`. */
-  lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]>
+  /**
+   * Takes due events of these addresses, oldest first, of each key only the first that has a place in it. What it costs
+   * depends neither on events of other addresses nor on those that wait in their key.
+   */
+  lease(request: LeaseRequest): Promise<readonly LeasedEvent[]>
+
+  /**
+   * The addresses of events that wait or are leased, with how long. It costs what there are addresses, however many
+   * events there are.
+   */
+  waiting(): Promise<readonly Waiting[]>
+
+  /**
+   * Lets the first event of each of these keys be taken, where nothing before it has a place any more; without keys, of
+   * every key, in bounded steps: the net below. Left out where a transaction can't overlap a settlement.
+   */
+  advance?(keys?: readonly string[]): Promise<Advanced>
 
   /** Makes leases last `leaseMs` from now. Returns the ids that are no longer held. */
   extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]>

@@ -18,9 +18,9 @@ test('a bus that is started inside a request leases and runs its handlers outsid
   const seen: unknown[] = []
   const leasedIn = new Set<unknown>()
   const { lease } = storage
-  storage.lease = (limit, leaseMs) => {
+  storage.lease = (asked) => {
     leasedIn.add(request.getStore())
-    return lease.call(storage, limit, leaseMs)
+    return lease.call(storage, asked)
   }
   bus.on('a', (_, { attempt }) => {
     seen.push(request.getStore())
@@ -46,9 +46,9 @@ test('what a handler enters is seen by itself, and by no other handler, retry or
     if (outcomes.some(({ settle }) => settle)) written.add(request.getStore())
     return write.call(storage, outcomes, tx)
   }
-  storage.lease = (limit, leaseMs) => {
+  storage.lease = (asked) => {
     written.add(request.getStore())
-    return lease.call(storage, limit, leaseMs)
+    return lease.call(storage, asked)
   }
   bus.use({
     handle(_, next) {

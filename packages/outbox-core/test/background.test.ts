@@ -8,7 +8,7 @@ import {
   SagaEngine,
 } from '../src/index.ts'
 import type { InMemoryStorage } from '../src/memory/storage.ts'
-import { ManualClock, until } from '../src/testing/index.ts'
+import { ManualClock, takeDue, until } from '../src/testing/index.ts'
 
 /** A bus on a clock that stands still, and a look at what is stored. */
 function still(options: BusOptions = {}) {
@@ -128,9 +128,9 @@ describe('polling', () => {
   const leases = (storage: InMemoryStorage): { count: number } => {
     const counted = { count: 0 }
     const { lease } = storage
-    storage.lease = (limit, leaseMs) => {
+    storage.lease = (request) => {
       counted.count++
-      return lease.call(storage, limit, leaseMs)
+      return lease.call(storage, request)
     }
     return counted
   }
@@ -138,6 +138,7 @@ describe('polling', () => {
   test('backs off while nothing is due, from the shortest pause to the longest', async () => {
     const { clock, bus, storage } = still({ poll: { min: 10, max: '1s' } })
     const polls = leases(storage)
+    bus.on('a', () => {})
     await bus.start()
     await clock.advance(630)
     // At once twice, then after 10, 20, 40, 80, 160 and 320 ms.
@@ -173,7 +174,7 @@ test('a slip is found for resuming behind more dead letters than a page holds', 
   })
   await bus.stop()
   await engine.emit(routingSlip('test', 's1').add(step, {}))
-  const [late] = await outbox.storage.lease(10, 60_000)
+  const [late] = await takeDue(outbox.storage, 10, 60_000)
   const { id = '', attempt = 0 } = late ?? {}
   const settle = { kind: 'bury', id, attempt, error: 'unknown' } as const
   await outbox.storage.write([{ settle, append: [], put: [], remove: [] }])

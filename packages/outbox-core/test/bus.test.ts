@@ -13,6 +13,7 @@ import {
   TimeoutError,
   TransactionClosedError,
 } from '../src/index.ts'
+import { outage } from '../src/testing/failing.ts'
 import { recordingLogger, until } from '../src/testing/index.ts'
 
 interface Events {
@@ -251,7 +252,7 @@ describe('OutboxEventBus', () => {
     let failures = 0
     const failing = async (): Promise<never> => {
       failures++
-      throw new Error('database is away')
+      throw outage()
     }
     await bus.emit('order.paid', { id: 'a' })
     await until(() => seen.length === 1)

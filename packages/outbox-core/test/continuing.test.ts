@@ -30,8 +30,8 @@ function watched(options: BusOptions = {}) {
   const { lease, write } = storage
   const leased: number[] = []
   const appended: NewEvent[] = []
-  storage.lease = async (limit, leaseMs) => {
-    const events = await lease.call(storage, limit, leaseMs)
+  storage.lease = async (request) => {
+    const events = await lease.call(storage, request)
     if (events.length > 0) leased.push(events.length)
     return events
   }
@@ -271,9 +271,9 @@ test('a chain of slow handlers does not make batches smaller', async () => {
   })
   const { lease } = storage
   const limits: number[] = []
-  storage.lease = (limit, leaseMs) => {
-    limits.push(limit)
-    return lease.call(storage, limit, leaseMs)
+  storage.lease = (request) => {
+    limits.push(request.limit)
+    return lease.call(storage, request)
   }
   await bus.emit('first', 'go')
   await bus.start()

@@ -5,7 +5,7 @@ import {
   OutboxEventBus,
   TransactionMissingError,
 } from '../src/index.ts'
-import { outboxContract } from '../src/testing/index.ts'
+import { outboxContract, takeDue } from '../src/testing/index.ts'
 import { memoryBackend } from './memory-backend.ts'
 
 outboxContract(memoryBackend)
@@ -58,11 +58,20 @@ describe('InMemoryOutbox', () => {
   test('counts a backlog of 200,000 events', async () => {
     const { storage } = new InMemoryOutbox({ logger: false })
     const append = Array.from({ length: 200_000 }, (_, index) => {
-      return { id: `${index}`, type: 'a', body: '1', headers: {}, due: { inMs: 0 }, fingerprint: null }
+      return {
+        id: `${index}`,
+        type: 'a',
+        address: 'a',
+        key: null,
+        body: '1',
+        headers: {},
+        due: { inMs: 0 },
+        fingerprint: null,
+      }
     })
     await storage.write([{ append, put: [], remove: [] }])
     expect(await storage.stats()).toMatchObject({ due: 200_000, leased: 0 })
-    expect(await storage.lease(200_000, 60_000)).toHaveLength(200_000)
+    expect(await takeDue(storage, 200_000, 60_000)).toHaveLength(200_000)
     expect(await storage.stats()).toMatchObject({ due: 0, leased: 200_000 })
   })
 })

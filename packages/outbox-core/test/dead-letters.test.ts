@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { claimCheck, InMemoryOutbox, OutboxEventBus } from '../src/index.ts'
-import { ManualClock, until } from '../src/testing/index.ts'
+import { ManualClock, takeDue, until } from '../src/testing/index.ts'
 
 test('all dead letters are revived and discarded, however many pages they fill', async () => {
   const outbox = new InMemoryOutbox({ logger: false })
@@ -32,7 +32,7 @@ test('a payload that ran out is told from one that is missing', async () => {
   await bus.emit('a', { n: 1 })
   await clock.advance(2 * 3_600_000)
   await bus.emit('a', { n: 2 })
-  const { headers } = (await outbox.storage.lease(2, 1))[1] ?? {}
+  const { headers } = (await takeDue(outbox.storage, 2, 1))[1] ?? {}
   await store.delete(headers?.['outbox-claim'] ?? '')
   await clock.advance(10)
   await bus.start()

@@ -22,9 +22,9 @@ async function leases(
   await bus.emitMany(Array.from({ length: count }, () => ({ type: 'test', payload })))
   const limits: number[] = []
   const { lease } = outbox.storage
-  outbox.storage.lease = (limit, leaseMs) => {
-    limits.push(limit)
-    return lease.call(outbox.storage, limit, leaseMs)
+  outbox.storage.lease = (request) => {
+    limits.push(request.limit)
+    return lease.call(outbox.storage, request)
   }
   let handled = 0
   bus.on('test', async () => {
@@ -57,7 +57,7 @@ test('takes fewer while events are large', async () => {
   const limits = await leases(400, { bytes: 100_000, clock: { ...systemClock, elapsed: () => 0 } })
   const most = Math.max(...limits)
   expect(most).toBeLessThanOrEqual(160)
-  expect(limits.at(-1)).toBeLessThan(most)
+  expect(limits.slice(limits.indexOf(most)).some((limit) => limit < most)).toBe(true)
 })
 
 test('stop ends even when the database no longer answers, and lets the leases run out', async () => {

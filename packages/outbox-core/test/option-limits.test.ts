@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
 import { claimCheck, InMemoryOutbox, OutboxEventBus } from '../src/index.ts'
+import { takeDue } from '../src/testing/harness.ts'
 
 /** What an option may be at least and at most. */
 const RANGES = [
@@ -35,7 +36,7 @@ test('a payload of exactly the threshold stays in its event', async () => {
   const claims = async (bytes: number): Promise<boolean> => {
     const bus = new OutboxEventBus(outbox).use(claimCheck(outbox.sagaStore('1d'), { threshold: 100 }))
     await bus.emit('t', 'x'.repeat(bytes - 2))
-    const [event] = await outbox.storage.lease(1, 60_000)
+    const [event] = await takeDue(outbox.storage, 1, 60_000)
     return 'outbox-claim' in (event?.headers ?? {})
   }
   expect([await claims(99), await claims(100), await claims(101)]).toEqual([false, false, true])

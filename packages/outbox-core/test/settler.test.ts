@@ -10,7 +10,7 @@ import type { InMemoryStorage } from '../src/memory/storage.ts'
 import { coreOf } from '../src/outbox.ts'
 import { outage, refusal } from '../src/testing/failing.ts'
 import { appending, newEvent } from '../src/testing/harness.ts'
-import { ManualClock, recordingLogger } from '../src/testing/index.ts'
+import { ManualClock, recordingLogger, takeDue } from '../src/testing/index.ts'
 
 interface Call {
   readonly ids: readonly string[]
@@ -29,7 +29,7 @@ async function settling(count: number, failure: Failure) {
   const outbox = new InMemoryOutbox({ clock, logger })
   const storage = outbox.storage as InMemoryStorage
   await storage.write([appending(...Array.from({ length: count }, (_, n) => newEvent({ id: `${n}` })))])
-  const leased = await storage.lease(count, 3_600_000)
+  const leased = await takeDue(storage, count, 3_600_000)
   const { write } = storage
   const writes: (readonly string[])[] = []
   storage.write = async (outcomes: readonly Outcome[], tx) => {

@@ -2,6 +2,7 @@ import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { expect, expectTypeOf, test } from 'vitest'
 import {
   activity,
+  activityContract,
   InMemoryOutbox,
   itinerary,
   OutboxEventBus,
@@ -119,4 +120,39 @@ test('activities: results of several shapes, none at all, logs as JSON gives the
       return { variables: { at } }
     },
   })
+})
+
+test('a handler of several types tells events apart, one of all knows nothing of them', () => {
+  interface Events {
+    placed: { id: string }
+    paid: { cents: number }
+  }
+  const bus = new OutboxEventBus<Events>(new InMemoryOutbox({ logger: false }))
+  bus.on(['placed', 'paid'], (event) => {
+    expectTypeOf(event.type).toEqualTypeOf<'placed' | 'paid'>()
+    if (event.type === 'paid') expectTypeOf(event.payload).toEqualTypeOf<{ cents: number }>()
+    else expectTypeOf(event.payload).toEqualTypeOf<{ id: string }>()
+  })
+  bus.on('*', ({ type, payload }) => {
+    expectTypeOf(type).toEqualTypeOf<string>()
+    expectTypeOf(payload).toEqualTypeOf<unknown>()
+  })
+  // @ts-expect-error no event of that name
+  bus.on('lost', () => {})
+})
+
+test('what implements a contract takes and leaves what that says', () => {
+  const charge = activityContract<{ cents: number }, { id: string }>('charge')
+  activity(charge, {
+    execute: ({ cents }) => ({ log: { id: `${cents}` } }),
+    compensate: ({ id }) => expectTypeOf(id).toEqualTypeOf<string>(),
+  })
+  // @ts-expect-error it leaves no log
+  activity(charge, { execute: () => {} })
+  // @ts-expect-error it takes something else
+  activity(charge, { execute: (_: { euros: number }) => ({ log: { id: '' } }) })
+  routingSlip('order').add(charge, { cents: 1 })
+  // @ts-expect-error it takes a number
+  routingSlip('order').add(charge, { cents: '1' })
+  activity(activityContract<{ sku: string }>('reserve'), { execute: () => {} })
 })

@@ -28,12 +28,12 @@ function worker() {
   const gate: { current: (() => Promise<unknown>) | undefined } = { current: undefined }
   const asked = { leases: 0, most: 0 }
   let asking = 0
-  storage.lease = async (limit, leaseMs) => {
+  storage.lease = async (request) => {
     asked.leases++
     asked.most = Math.max(asked.most, ++asking)
     try {
       const held = gate.current
-      const events = await lease.call(storage, limit, leaseMs)
+      const events = await lease.call(storage, request)
       await held?.()
       return events
     } finally {

@@ -1,7 +1,9 @@
 import { changeBy, ForeignTransactionError, type Outcome, type OutcomeResult } from 'outbox-core'
+import type { Addresses } from './addresses.ts'
 import type { DocumentClient } from './client.ts'
-import type { EventItem, Items } from './items.ts'
+import type { EventItem, EventItems } from './event-items.ts'
 import { parallel } from './parallel.ts'
+import type { PayloadItems } from './payload-items.ts'
 import { readItem } from './read-item.ts'
 import type { Tables } from './schema.ts'
 import { type Collected, DynamoDBTransaction } from './transaction.ts'
@@ -18,33 +20,58 @@ interface Stored {
   readonly parts: readonly number[]
 }
 
+interface Parts {
+  readonly tables: Tables
+  readonly events: EventItems
+  readonly payloadItems: PayloadItems
+  readonly addresses: Addresses
+  readonly writer: OutcomeWriter
+}
+
 /** Puts outcomes into transactions. What would refuse them is asked now; the transaction itself asks again. */
 export class Collecting {
   readonly #client: DocumentClient
   readonly #table: string
-  readonly #items: Items
-  readonly #writer: OutcomeWriter
+  readonly #parts: Parts
+  readonly #ours = new WeakSet<DynamoDBTransaction>()
 
-  constructor(client: DocumentClient, parts: { tables: Tables; items: Items; writer: OutcomeWriter }) {
+  constructor(client: DocumentClient, parts: Parts) {
     this.#client = client
     this.#table = parts.tables.events
-    this.#items = parts.items
-    this.#writer = parts.writer
+    this.#parts = parts
+  }
+
+  /** Begins a transaction that the outbox itself will send. */
+  begin(): DynamoDBTransaction {
+    const tx = new DynamoDBTransaction()
+    this.#ours.add(tx)
+    return tx
+  }
+
+  /** Lets whoever sends a transaction find the outbox's part in it. */
+  attach(tx: DynamoDBTransaction): void {
+    tx.attach(() => this.#parts.writer.collectedItems(tx))
   }
 
   /** Adds outcomes to a transaction; none of them when it throws. */
   async add(outcomes: readonly Outcome[], tx: DynamoDBTransaction): Promise<readonly OutcomeResult[]> {
     assertOpen(tx)
-    // Of one that the outbox has not been told of before: whoever sends it must find this in it.
-    tx.attach(() => this.#writer.collectedItems(tx))
-    for (const outcome of outcomes) this.#items.check(outcome)
+    // It may be one that the outbox has not been told of before.
+    this.attach(tx)
+    for (const outcome of outcomes) this.#check(outcome)
     const copies = outcomes.map(copied)
-    const reading = parallel(copies, (outcome) => this.#stored(outcome))
-    return tx.inTurn(reading, (stored) => {
+    const results = await tx.inTurn(this.#read(copies, tx), (stored) => {
       // Nobody sends what comes after the end.
       tx.assertOpen()
       return copies.map((outcome, index) => collected(outcome, stored[index] ?? { parts: [] }, tx.collected))
     })
+    // Whoever sends it reads nothing.
+    if (!this.#ours.has(tx)) {
+      await tx.inTurn(this.#parts.writer.turns(tx), (turns) => {
+        tx.collected.turns = turns
+      })
+    }
+    return results
   }
 
   /** Does work, and takes back what the transaction was given meanwhile when it fails. */
@@ -61,11 +88,28 @@ export class Collecting {
     }
   }
 
+  async #read(outcomes: readonly Outcome[], tx: DynamoDBTransaction): Promise<readonly Stored[]> {
+    const appended = outcomes.flatMap(({ append }) => append.map(({ address }) => address))
+    const [stored] = await Promise.all([
+      parallel(outcomes, (outcome) => this.#stored(outcome)),
+      this.#ours.has(tx) ? undefined : this.#parts.addresses.note(appended),
+    ])
+    return stored
+  }
+
+  /** @throws EventTooLargeError, StorageError: what making its items would throw */
+  #check({ settle, append, put }: Outcome): void {
+    const { events, payloadItems } = this.#parts
+    if (settle) events.settle(settle)
+    for (const event of append) events.append(event)
+    for (const { id, expires } of put) payloadItems.put({ id, expires, data: new Uint8Array() })
+  }
+
   async #stored({ settle, append: [event], remove }: Outcome): Promise<Stored> {
     return {
       settled: settle && (await this.#event(settle.id)),
       taken: event && event.fingerprint !== null ? await this.#event(event.id) : undefined,
-      parts: await parallel(remove, (id) => this.#writer.parts(id)),
+      parts: await parallel(remove, (id) => this.#parts.writer.parts(id)),
     }
   }
 
@@ -86,7 +130,7 @@ function collected(outcome: Outcome, stored: Stored, into: Collected): OutcomeRe
   const result = judged(outcome, stored, into)
   if (result !== APPLIED) return result
   const { settle, append, put, remove } = outcome
-  if (settle) into.settlements.set(settle.id, settle)
+  if (settle) into.settlements.set(settle.id, { settle, stored: stored.settled })
   for (const event of append) {
     into.events.set(event.id, event)
     const claims = put.map(({ id }) => id)

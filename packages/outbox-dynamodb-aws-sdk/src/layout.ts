@@ -1,5 +1,5 @@
 import { UpdateItemCommand } from '@aws-sdk/client-dynamodb'
-import { assertKnownSchema, ConfigurationError } from 'outbox-core'
+import { assertKnownSchema, type Clock, ConfigurationError } from 'outbox-core'
 import { attributes } from './attributes.ts'
 import { isAccessDenied } from './classification.ts'
 import { type DocumentClient, send } from './client.ts'
@@ -8,7 +8,10 @@ import { readItem } from './read-item.ts'
 import type { Tables } from './schema.ts'
 
 /** Of the layout that this version writes. A later one has a higher number where this one must not go on. */
-const SCHEMA_VERSION = 1
+const SCHEMA_VERSION = 2
+
+// Every address has so many of its own, and every poll asks them all.
+const DEFAULT_SHARDS = 2
 
 /** The key of the note in the events' table: no event's id has a space. */
 export const NOTE_ID = 'outbox layout'
@@ -17,27 +20,42 @@ interface Note {
   readonly version: number
   /** The most that any process has spread events over. */
   readonly shards: number
+  /** When the tables of a version before were taken over: processes of that may run still. */
+  readonly upgraded?: number
 }
 
 /** What all processes on the same tables have to agree on: a note in the events' table. */
 export class Layout {
   readonly #client: DocumentClient
   readonly #table: string
-  readonly #own: number
+  readonly #clock: Clock
+  readonly #asked: number | undefined
   #shards: number
+  #upgraded = false
   #note: Promise<Note> | undefined
   #leftToOthers = false
 
-  constructor(client: DocumentClient, { events, shards }: Tables) {
+  constructor(client: DocumentClient, { events, shards }: Tables, clock: Clock) {
     this.#client = client
     this.#table = events
-    this.#own = shards
-    this.#shards = shards
+    this.#clock = clock
+    this.#asked = shards
+    this.#shards = shards ?? DEFAULT_SHARDS
+  }
+
+  /** How many shards events are spread over. */
+  get spread(): number {
+    return this.#shards
   }
 
   /** The shards to look into: our own, and those that another process has added meanwhile. */
   get shards(): readonly string[] {
     return Array.from({ length: this.#shards }, (_, shard) => String(shard))
+  }
+
+  /** Whether there may be events of a version before. */
+  get isUpgraded(): boolean {
+    return this.#upgraded
   }
 
   /**
@@ -48,9 +66,9 @@ export class Layout {
   async agree(): Promise<void> {
     if (this.#leftToOthers) return
     const { shards } = await this.#noted()
-    if (shards <= this.#own) return
+    if (this.#asked === undefined || shards <= this.#asked) return
     this.#note = undefined
-    throw this.#tooFew(shards)
+    throw this.#tooFew(this.#asked, shards)
   }
 
   /**
@@ -71,8 +89,7 @@ export class Layout {
 
   /** Looks again whether another process has added shards. */
   async refresh(): Promise<void> {
-    const note = await this.#read()
-    this.#shards = Math.max(this.#shards, note?.shards ?? 0)
+    this.#heed(await this.#read())
   }
 
   /** What is noted, with us in it; asked for again only when that failed. */
@@ -88,9 +105,17 @@ export class Layout {
     for (;;) {
       const note = await this.#read()
       if (note) assertKnownSchema(`table "${this.#table}"`, note.version, SCHEMA_VERSION)
-      if (note && note.shards >= this.#own && note.version === SCHEMA_VERSION) return note
+      this.#heed(note)
+      if (note && note.shards >= (this.#asked ?? 0) && note.version === SCHEMA_VERSION) return note
       await this.#raise(note)
     }
+  }
+
+  #heed(note: Note | undefined): void {
+    this.#shards = Math.max(this.#shards, note?.shards ?? 0)
+    // Without an own number only what is noted counts: others look into no more.
+    if (this.#asked === undefined && note) this.#shards = note.shards
+    this.#upgraded ||= note?.upgraded !== undefined
   }
 
   #read(): Promise<Note | undefined> {
@@ -99,11 +124,12 @@ export class Layout {
 
   /** Notes our number and version where they are higher, unless someone else has noted others meanwhile. */
   async #raise(seen: Note | undefined): Promise<void> {
-    const shards = Math.max(this.#own, seen?.shards ?? 0)
+    const shards = Math.max(this.#asked ?? (seen ? 1 : DEFAULT_SHARDS), seen?.shards ?? 0)
+    const upgrades = seen !== undefined && seen.version < SCHEMA_VERSION
     const request = new UpdateItemCommand({
       TableName: this.#table,
       Key: attributes({ id: NOTE_ID }),
-      UpdateExpression: 'SET #shards = :shards, #version = :version',
+      UpdateExpression: `SET #shards = :shards, #version = :version${upgrades ? ', upgraded = :now' : ''}`,
       ConditionExpression: seen
         ? '#shards = :seenShards AND #version = :seenVersion'
         : 'attribute_not_exists(id)',
@@ -111,15 +137,16 @@ export class Layout {
       ExpressionAttributeValues: attributes({
         ...{ ':shards': shards, ':version': SCHEMA_VERSION },
         ...(seen && { ':seenShards': seen.shards, ':seenVersion': seen.version }),
+        ...(upgrades && { ':now': this.#clock.now() }),
       }),
     })
     await ifConditionHolds(send(this.#client, request))
   }
 
-  #tooFew(noted: number): ConfigurationError {
+  #tooFew(asked: number, noted: number): ConfigurationError {
     return new ConfigurationError(
       'shards',
-      this.#own,
+      asked,
       `table "${this.#table}" may have events in ${noted}, and those beyond would be forgotten; set shards: ${noted} or ` +
         `more in every process. Lower it only while the outbox is empty, by deleting the item "${NOTE_ID}"`,
     )

@@ -1,11 +1,11 @@
 import { UpdateItemCommand } from '@aws-sdk/client-dynamodb'
-import type { Lease } from 'outbox-core'
+import type { Lease, LeaseRequest } from 'outbox-core'
 import { type Attributes, attributes, plain } from './attributes.ts'
 import { type DocumentClient, send } from './client.ts'
+import type { Due, DueEvent } from './due.ts'
 import { failedCondition, ifConditionHolds } from './errors.ts'
-import type { EventItem } from './items.ts'
+import { addressOf, type EventItem } from './event-items.ts'
 import { attempted, parallel } from './parallel.ts'
-import type { DueEvent, Queries } from './queries.ts'
 import { newMark } from './repeats.ts'
 import type { Tables } from './schema.ts'
 
@@ -13,24 +13,27 @@ import type { Tables } from './schema.ts'
 export class Leases {
   readonly #client: DocumentClient
   readonly #table: string
-  readonly #queries: Queries
+  readonly #due: Due
 
-  constructor(client: DocumentClient, tables: Tables, queries: Queries) {
+  constructor(client: DocumentClient, tables: Tables, due: Due) {
     this.#client = client
     this.#table = tables.events
-    this.#queries = queries
+    this.#due = due
   }
 
   /**
    * Takes the oldest due events. Every worker tries for the same ones, so who comes too late takes those that follow.
    * What could be taken is handed out even if another failed: to lose it would cost it an attempt.
    */
-  async take(now: number, limit: number, until: number): Promise<readonly EventItem[]> {
-    const due = await this.#queries.due(now, limit)
+  async take(now: number, request: LeaseRequest, until: number): Promise<readonly EventItem[]> {
+    let due = await this.#due.oldest(now, request)
     const taken: EventItem[] = []
-    for (let next = 0; next < due.length && taken.length < limit; ) {
-      const tried = due.slice(next, next + limit - taken.length)
-      next += tried.length
+    while (taken.length < request.limit) {
+      const tried = firstOf(due, request, taken)
+      if (tried.length === 0) break
+      const rest = new Set(due)
+      for (const event of tried) rest.delete(event)
+      due = [...rest]
       const attempts = await attempted(tried, (event) => this.#takeOne(event, until))
       taken.push(...attempts.flatMap((one) => (one.status === 'fulfilled' && one.value) || []))
       const failed = attempts.find(({ status }) => status === 'rejected')
@@ -103,4 +106,20 @@ export class Leases {
       return event.lease_mark === mark && event.visible === until ? (event as EventItem) : undefined
     }
   }
+}
+
+/** The oldest that a lease has room for beside those that it has taken. */
+function firstOf(
+  due: readonly DueEvent[],
+  { limit, addresses }: LeaseRequest,
+  taken: readonly EventItem[],
+): readonly DueEvent[] {
+  const left = new Map(addresses.map(({ address, limit: share }) => [address, share]))
+  const takes = (address: string): boolean => {
+    const room = left.get(address) ?? 0
+    left.set(address, room - 1)
+    return room > 0
+  }
+  for (const event of taken) takes(addressOf(event))
+  return due.filter(({ address }) => takes(address)).slice(0, limit - taken.length)
 }

@@ -1,7 +1,7 @@
 import { CorruptPayloadError } from 'outbox-core'
 import type { DocumentClient } from './client.ts'
-import { type PayloadItem, partId } from './items.ts'
 import { parallel } from './parallel.ts'
+import { type PayloadItem, partId } from './payload-items.ts'
 import { readItem } from './read-item.ts'
 import type { Tables } from './schema.ts'
 

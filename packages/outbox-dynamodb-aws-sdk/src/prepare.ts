@@ -31,7 +31,7 @@ export async function prepareTables(
   options: Tables,
   { create, warn }: { readonly create: boolean; readonly warn: Warn },
 ): Promise<void> {
-  const tables = { tables: { events: options.events, payloads: options.payloads }, shards: options.shards }
+  const tables = { tables: { events: options.events, payloads: options.payloads } }
   for (const wanted of [eventsTable(tables), payloadsTable(tables)]) {
     await prepareTable(client, wanted, create)
   }

@@ -1,9 +1,9 @@
 import { DeleteCommand, type DeleteCommandInput } from '@aws-sdk/lib-dynamodb'
 import { type DocumentClient, send } from './client.ts'
+import type { Closed } from './closed.ts'
 import { failedCondition } from './errors.ts'
-import { isPart } from './items.ts'
 import { parallel } from './parallel.ts'
-import type { Queries } from './queries.ts'
+import { isPart } from './payload-items.ts'
 import { watchRepeats } from './repeats.ts'
 import type { Tables } from './schema.ts'
 
@@ -11,19 +11,19 @@ import type { Tables } from './schema.ts'
 export class Purge {
   readonly #client: DocumentClient
   readonly #tables: Tables
-  readonly #queries: Queries
+  readonly #closed: Closed
   /** The last item that was looked at, when there are more. */
   #after: string | undefined
 
-  constructor(client: DocumentClient, tables: Tables, queries: Queries) {
+  constructor(client: DocumentClient, tables: Tables, closed: Closed) {
     this.#client = client
     this.#tables = tables
-    this.#queries = queries
+    this.#closed = closed
   }
 
   /** Finished events past their retention; returns how many. */
   async events(now: number, limit: number): Promise<number> {
-    const ids = await this.#queries.done(now, limit)
+    const ids = await this.#closed.done(now, limit)
     const deleted = await this.#delete(ids, {
       TableName: this.#tables.events,
       ConditionExpression: '#state = :done AND closed_at <= :now',
@@ -41,7 +41,7 @@ export class Purge {
     let payloads = 0
     let restarts = this.#after === undefined ? 0 : 1
     for (;;) {
-      const { ids, next } = await this.#queries.expired(now, this.#after)
+      const { ids, next } = await this.#closed.expired(now, this.#after)
       const taken = upTo(limit - payloads, ids)
       const deleted = await this.#delete(taken, {
         TableName: this.#tables.payloads,

@@ -10,10 +10,10 @@ export interface DynamoDBTableOptions {
     readonly payloads?: string
   }
   /**
-   * Partitions of the index of what is due. Each takes some 200 events per second, and each is asked by every poll. It is
-   * noted in the events' table: it may be raised at any time, and a lower one than was noted is refused, since nobody would
-   * ask the partitions beyond it.
-   * @default 4
+   * Partitions of the index of what is due, for each address. Each takes some 200 events per second, and each is asked by
+   * every poll. It is noted in the events' table: it may be raised at any time, and a lower one than was noted is refused,
+   * since nobody would ask the partitions beyond it.
+   * @default what is noted, 2 where nothing is
    */
   readonly shards?: number
 }
@@ -22,7 +22,8 @@ export interface DynamoDBTableOptions {
 export interface Tables {
   readonly events: string
   readonly payloads: string
-  readonly shards: number
+  /** Undefined where it is left to what is noted. */
+  readonly shards: number | undefined
 }
 
 export const DUE_INDEX = 'due'
@@ -30,7 +31,7 @@ export const CLOSED_INDEX = 'closed'
 export const TTL_ATTRIBUTE = 'expires_at'
 
 /** @throws ConfigurationError naming the option and its value */
-export function tablesOf({ tables = {}, shards = 4 }: DynamoDBTableOptions = {}): Tables {
+export function tablesOf({ tables = {}, shards }: DynamoDBTableOptions = {}): Tables {
   const names = identifiers('tables', {
     events: tables.events ?? 'outbox_events',
     payloads: tables.payloads ?? 'saga_store',
@@ -41,7 +42,7 @@ export function tablesOf({ tables = {}, shards = 4 }: DynamoDBTableOptions = {})
   }
   return {
     ...names,
-    shards: wholeNumber('shards', shards, 1, 256),
+    shards: shards === undefined ? undefined : wholeNumber('shards', shards, 1, 256),
   }
 }
 

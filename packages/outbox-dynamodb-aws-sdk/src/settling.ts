@@ -3,8 +3,10 @@ import type { Outcome, OutcomeResult, Settlement } from 'outbox-core'
 import { type Attributes, plain } from './attributes.ts'
 import { type DocumentClient, send } from './client.ts'
 import { dynamoWriteError, failedCondition } from './errors.ts'
-import type { EventItem, Items } from './items.ts'
+import { type EventItem, type EventItems, needsStored } from './event-items.ts'
+import { readItem } from './read-item.ts'
 import { newMark, watchRepeats } from './repeats.ts'
+import type { Tables } from './schema.ts'
 
 const APPLIED: OutcomeResult = { status: 'applied' }
 const LOST: OutcomeResult = { status: 'lost' }
@@ -16,17 +18,19 @@ interface Sent {
 }
 
 /**
- * Applies outcomes that do nothing but settle, for half the write units of a transaction. One that is sent again, by the
- * driver or by core, finds itself applied: by its mark where the event is still there, and where it is gone by having
- * been sent before.
+ * Applies outcomes that do nothing but settle and leave every key as it is, for half the write units of a transaction. One
+ * that is sent again, by the driver or by core, finds itself applied: by its mark where the event is still there, and where
+ * it is gone by having been sent before.
  */
 export class Settling {
   readonly #client: DocumentClient
-  readonly #items: Items
+  readonly #table: string
+  readonly #items: EventItems
   readonly #sent = new WeakMap<Outcome, Sent>()
 
-  constructor(client: DocumentClient, items: Items) {
+  constructor(client: DocumentClient, tables: Tables, items: EventItems) {
     this.#client = client
+    this.#table = tables.events
     this.#items = items
   }
 
@@ -34,7 +38,10 @@ export class Settling {
   async apply(outcome: Outcome, settle: Settlement): Promise<OutcomeResult> {
     const sent = this.#sent.get(outcome) ?? { mark: newMark(), mayBeApplied: false }
     this.#sent.set(outcome, sent)
-    const { Update, Delete } = this.#items.settleAlone(settle, sent.mark)
+    const stored = needsStored(settle)
+      ? await readItem<EventItem>(this.#client, this.#table, settle.id)
+      : undefined
+    const { Update, Delete } = this.#items.settleAlone(settle, sent.mark, stored)
     const command = Update ? new UpdateCommand(Update as never) : new DeleteCommand(Delete as never)
     const isUnanswered = watchRepeats(command)
     try {

@@ -4,6 +4,7 @@ import type {
   DeadQuery,
   Lease,
   LeasedEvent,
+  LeaseRequest,
   Outcome,
   OutcomeResult,
   Purged,
@@ -11,20 +12,28 @@ import type {
   Storage,
   StorageLimits,
   StorageStats,
+  Waiting,
 } from 'outbox-core'
+import { Addresses } from './addresses.ts'
+import { Behind } from './behind.ts'
 import type { DocumentClient } from './client.ts'
+import { Closed } from './closed.ts'
 import { assertOpen, Collecting } from './collecting.ts'
+import { Due } from './due.ts'
 import { dynamoError } from './errors.ts'
-import { Items, PART_BYTES, storedEvent } from './items.ts'
+import { type EventItem, EventItems, storedEvent } from './event-items.ts'
+import { HeldPlaces } from './held-places.ts'
+import { Keys } from './keys.ts'
 import { Layout } from './layout.ts'
 import { Leases } from './lease.ts'
 import { moment } from './moments.ts'
+import { OldEvents } from './old-events.ts'
+import { PART_BYTES, PayloadItems } from './payload-items.ts'
 import { Payloads } from './payloads.ts'
 import { prepareTables, type Warn } from './prepare.ts'
 import { Purge } from './purge.ts'
-import { Queries } from './queries.ts'
 import type { Tables } from './schema.ts'
-import { DynamoDBTransaction } from './transaction.ts'
+import type { DynamoDBTransaction } from './transaction.ts'
 import { OutcomeWriter } from './write.ts'
 
 export interface DynamoDBStorageOptions {
@@ -46,7 +55,12 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
   readonly #writer: OutcomeWriter
   readonly #collecting: Collecting
   readonly #layout: Layout
-  readonly #queries: Queries
+  readonly #keys: Keys
+  readonly #held = new HeldPlaces()
+  readonly #behind: Behind
+  readonly #due: Due
+  readonly #closed: Closed
+  readonly #oldEvents: OldEvents
   readonly #leases: Leases
   readonly #purge: Purge
 
@@ -57,13 +71,21 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
     this.#clock = clock
     this.#preparing = { create: options.createTables, warn: options.warn }
     this.#payloads = new Payloads(client, tables)
-    const items = new Items(tables, clock)
-    this.#writer = new OutcomeWriter(client, { tables, items, payloads: this.#payloads, chunks, clock })
-    this.#collecting = new Collecting(client, { tables, items, writer: this.#writer })
-    this.#layout = new Layout(client, tables)
-    this.#queries = new Queries(client, tables, this.#layout)
-    this.#leases = new Leases(client, tables, this.#queries)
-    this.#purge = new Purge(client, tables, this.#queries)
+    this.#layout = new Layout(client, tables, clock)
+    const events = new EventItems(tables, this.#layout, clock)
+    const payloadItems = new PayloadItems(tables, clock)
+    const addresses = new Addresses(client, tables)
+    this.#keys = new Keys(client, tables, events, clock)
+    const shared = { tables, events, payloadItems, addresses }
+    const writing = { payloads: this.#payloads, keys: this.#keys, held: this.#held, chunks, clock }
+    this.#writer = new OutcomeWriter(client, { ...shared, ...writing })
+    this.#collecting = new Collecting(client, { ...shared, writer: this.#writer })
+    this.#behind = new Behind(client, tables, this.#keys, clock)
+    this.#due = new Due(client, tables, this.#layout, addresses)
+    this.#closed = new Closed(client, tables, this.#layout)
+    this.#oldEvents = new OldEvents(client, { tables, layout: this.#layout, events, addresses })
+    this.#leases = new Leases(client, tables, this.#due)
+    this.#purge = new Purge(client, tables, this.#closed)
     this.limits = {
       // Headers, names and numbers need some of the 400 KB as well.
       eventBytes: 380 * 1024,
@@ -78,15 +100,17 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
     await mapped(prepareTables(this.client, this.#tables, this.#preparing))
     await mapped(this.#layout.announce())
     await mapped(this.#layout.agree())
+    await mapped(this.#oldEvents.move())
   }
 
   async transaction<R>(work: (tx: DynamoDBTransaction) => Promise<R>): Promise<R> {
-    const tx = new DynamoDBTransaction()
+    const tx = this.#collecting.begin()
     try {
       const result = await work(tx)
       // What comes now is too late to be sent.
       tx.end()
       await mapped(this.#commit(tx))
+      this.#due.quiet.forget()
       return result
     } finally {
       tx.end()
@@ -97,7 +121,8 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
     assertOpen(tx)
     // Whoever sends it is not us.
     await mapped(this.#layout.announce())
-    tx.attach(() => this.#writer.collectedItems(tx))
+    this.#collecting.attach(tx)
+    this.#due.quiet.forget()
     return work(tx)
   }
 
@@ -106,15 +131,27 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
   }
 
   async write(outcomes: readonly Outcome[], tx?: DynamoDBTransaction): Promise<readonly OutcomeResult[]> {
-    return mapped(tx ? this.#collecting.add(outcomes, tx) : this.#write(outcomes))
+    if (tx) return mapped(this.#collecting.add(outcomes, tx))
+    return mapped(this.#write(outcomes)).finally(() => this.#due.quiet.written(outcomes))
   }
 
-  async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
+  async lease(request: LeaseRequest): Promise<readonly LeasedEvent[]> {
     await mapped(this.#layout.agree())
     const now = this.#clock.now()
-    const until = moment(now + leaseMs)
-    const leased = await mapped(this.#leases.take(now, limit, until))
-    return leased.map((event) => ({ ...storedEvent(event), leasedAt: now }))
+    const until = moment(now + request.leaseMs)
+    const leased = await mapped(this.#leases.take(now, request, until))
+    for (const event of leased) this.#held.note(event)
+    const behind = await this.#behindOf(leased, request)
+    return leased.map((event) => {
+      const next = behind.get(event.id) ?? []
+      const told = next.length > 0 && { behind: next.map(storedEvent) }
+      return { ...storedEvent(event), leasedAt: now, ...told }
+    })
+  }
+
+  async waiting(): Promise<readonly Waiting[]> {
+    await mapped(this.#layout.agree())
+    return mapped(this.#due.waiting(this.#clock.now()))
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
@@ -139,6 +176,7 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
 
   async purge(limit: number, { background = false }: PurgeOptions = {}): Promise<Purged> {
     await mapped(this.#layout.refresh())
+    await mapped(this.#oldEvents.move())
     const now = this.#clock.now()
     return {
       events: await mapped(this.#purge.events(now, limit)),
@@ -148,21 +186,33 @@ export class DynamoDBStorage implements Storage<DynamoDBTransaction> {
   }
 
   async listDead(query: DeadQuery): Promise<DeadPage> {
-    const { events, next } = await mapped(this.#queries.dead(query))
+    const { events, next } = await mapped(this.#closed.dead(query))
+    const behind = await mapped(this.#keys.behind(events))
     const letters = events.map((event) => ({
       ...storedEvent(event),
       error: event.error ?? '',
       diedAt: event.closed_at ?? 0,
+      waitingBehind: behind.get(event.id) ?? 0,
     }))
     return { events: letters, ...(next !== undefined && { next }) }
   }
 
   async stats(): Promise<StorageStats> {
     await mapped(this.#layout.refresh())
-    return mapped(this.#queries.stats(this.#clock.now()))
+    const open = await mapped(this.#due.stats(this.#clock.now()))
+    return { ...open, dead: await mapped(this.#closed.countDead()) }
   }
 
   async close(): Promise<void> {}
+
+  /** What can't be read is not told of: the leases are ours, and to lose them would cost an attempt each. */
+  async #behindOf(leased: readonly EventItem[], request: LeaseRequest) {
+    try {
+      return await this.#behind.of(leased, request)
+    } catch {
+      return new Map<string, readonly EventItem[]>()
+    }
+  }
 
   async #write(outcomes: readonly Outcome[]): Promise<readonly OutcomeResult[]> {
     if (outcomes.some(({ append }) => append.length > 0)) await this.#layout.announce()

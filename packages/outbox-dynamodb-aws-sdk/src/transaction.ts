@@ -1,15 +1,19 @@
-import { type NewEvent, type PayloadRecord, type Settlement, TransactionClosedError } from 'outbox-core'
+import { type NewEvent, type PayloadRecord, TransactionClosedError } from 'outbox-core'
+import type { Turns } from './keys.ts'
 import { assertSize } from './limits.ts'
 import type { TransactItem } from './transact-item.ts'
+import type { Settled } from './turns.ts'
 
 /** What the outbox writes in a transaction, until it is sent. */
 export interface Collected {
   readonly events: Map<string, NewEvent>
-  readonly settlements: Map<string, Settlement>
+  readonly settlements: Map<string, Settled>
   /** The last word on each payload: what to put, or of how many items it is removed. */
   readonly payloads: Map<string, PayloadRecord | { readonly parts: number }>
   /** Payloads that belong to an event with an id of its own, by that id. */
   readonly claims: Map<string, readonly string[]>
+  /** What it does in keys, as it was when it was last asked for; where the outbox sends it, it is asked for then. */
+  turns: Turns
 }
 
 /** Collects what is written together: your own items, and the outbox's. Nothing is sent before the end. */
@@ -21,6 +25,7 @@ export class DynamoDBTransaction {
     settlements: new Map(),
     payloads: new Map(),
     claims: new Map(),
+    turns: [],
   }
   #ended = false
   #turn: Promise<unknown> = Promise.resolve()
@@ -94,10 +99,11 @@ export class DynamoDBTransaction {
   /** Notes what it holds; the returned function takes back what came since. Called by the outbox. */
   savepoint(): () => void {
     const { length } = this.#own
-    const { events, settlements, payloads, claims } = this.collected
+    const { events, settlements, payloads, claims, turns } = this.collected
     const kept = [noted(events), noted(settlements), noted(payloads), noted(claims)]
     return () => {
       this.#own.length = length
+      this.collected.turns = turns
       for (const restore of kept) restore()
     }
   }

@@ -1,32 +1,42 @@
-import { randomUUID } from 'node:crypto'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { TransactWriteCommand } from '@aws-sdk/lib-dynamodb'
 import {
   type Clock,
+  changeBy,
   DuplicateEventError,
-  LeaseLostError,
+  KeyTurns,
+  type NewEvent,
   type Outcome,
   type OutcomeResult,
+  type Settlement,
   StorageError,
   UnknownOutcomeError,
 } from 'outbox-core'
-import { isPassingReason, isRefusedReason, mayPass } from './classification.ts'
-import { type DocumentClient, send } from './client.ts'
-import { type Cancellation, cancellationOf, dynamoError, dynamoWriteError } from './errors.ts'
-import type { EventItem, Items } from './items.ts'
+import type { Addresses } from './addresses.ts'
+import { fingerprintOf, isOvertaken, isUnmet, overtaken, refusal, resultOf } from './cancellations.ts'
+import type { DocumentClient } from './client.ts'
+import { type Cancellation, dynamoError } from './errors.ts'
+import { type EventItem, needsStored } from './event-items.ts'
+import type { HeldPlaces } from './held-places.ts'
+import type { Order, Turns } from './keys.ts'
 import { assertSize, Identities } from './limits.ts'
+import { type ItemParts, OutcomeItems } from './outcome-items.ts'
 import { attempted } from './parallel.ts'
-import type { Payloads } from './payloads.ts'
-import { repeatWhileKnown } from './repeats.ts'
+import { readItem } from './read-item.ts'
 import type { Tables } from './schema.ts'
+import { MOST_TRIES, pause, Sending } from './sending.ts'
 import { Settling } from './settling.ts'
 import type { TransactItem } from './transact-item.ts'
 import type { DynamoDBTransaction } from './transaction.ts'
-
-const MOST_TRIES = 8
+import type { Settled } from './turns.ts'
 
 const APPLIED: OutcomeResult = { status: 'applied' }
 const LOST: OutcomeResult = { status: 'lost' }
+
+interface Parts extends ItemParts {
+  readonly tables: Tables
+  readonly held: HeldPlaces
+  readonly addresses: Addresses
+  readonly clock: Clock
+}
 
 /**
  * Applies outcomes, each by one request that the driver may send twice: a transaction with a token that DynamoDB knows it
@@ -35,39 +45,43 @@ const LOST: OutcomeResult = { status: 'lost' }
  */
 export class OutcomeWriter {
   readonly #client: DocumentClient
-  readonly #items: Items
-  readonly #payloads: Payloads
-  readonly #chunks: boolean
+  readonly #parts: Parts
   readonly #identities: Identities
-  readonly #clock: Clock
+  readonly #items: OutcomeItems
+  readonly #sending: Sending
   readonly #settling: Settling
+  readonly #keyTurns = new KeyTurns()
   /** Results of calls that failed because of other outcomes. */
   readonly #results = new WeakMap<Outcome, OutcomeResult>()
+  /** Outcomes that may have been applied without an answer. */
+  readonly #unanswered = new WeakSet<Outcome>()
 
-  constructor(
-    client: DocumentClient,
-    parts: { tables: Tables; items: Items; payloads: Payloads; chunks: boolean; clock: Clock },
-  ) {
+  constructor(client: DocumentClient, parts: Parts) {
     this.#client = client
-    this.#items = parts.items
-    this.#payloads = parts.payloads
-    this.#chunks = parts.chunks
+    this.#parts = parts
     this.#identities = new Identities(client, parts.tables)
-    this.#clock = parts.clock
-    this.#settling = new Settling(client, parts.items)
+    this.#items = new OutcomeItems(parts)
+    this.#sending = new Sending(client, parts.clock)
+    this.#settling = new Settling(client, parts.tables, parts.events)
   }
 
   /**
    * Applies each outcome by itself: no transaction holds a batch. What can be judged of them is judged before the first
    * is sent. When one fails then, the call fails after all others have been tried; repeated with the same outcomes, it
-   * knows those that went through, which would be lost otherwise.
+   * knows those that went through, which would be lost otherwise. Those of one key are applied one after the other, and
+   * none after one that failed.
    */
   async write(outcomes: readonly Outcome[]): Promise<readonly OutcomeResult[]> {
     if (outcomes.length > 1) for (const outcome of outcomes) this.#judge(outcome)
-    const attempts = await attempted(
-      outcomes,
-      async (outcome) => this.#results.get(outcome) ?? this.#apply(outcome),
-    )
+    const before = new Map<string, Promise<OutcomeResult>>()
+    const attempts = await attempted(outcomes, (outcome) => {
+      const keys = keysOf(outcome)
+      const awaited = keys.flatMap((key) => before.get(key) ?? [])
+      const apply = async () => this.#results.get(outcome) ?? this.#inTurn(outcome)
+      const result = awaited.length > 0 ? Promise.all(awaited).then(apply) : apply()
+      for (const key of keys) before.set(key, result)
+      return result
+    })
     const failed = attempts.filter((attempt) => attempt.status === 'rejected')
     if (failed.length > 0) {
       for (const [index, outcome] of outcomes.entries()) {
@@ -82,109 +96,136 @@ export class OutcomeWriter {
   }
 
   /** Sends a transaction: the user's items and what the outbox collected, all or none. */
-  async commit(tx: DynamoDBTransaction): Promise<void> {
-    for (;;) {
-      const items = [...tx.ownItems, ...this.collectedItems(tx)]
-      if (items.length === 0) return
-      assertSize(items)
-      await this.#identities.assertDistinct(items)
-      const canceled = await this.#transact(items)
-      if (!canceled) return
-      this.#withoutRepeated(tx, canceled)
-    }
+  commit(tx: DynamoDBTransaction): Promise<void> {
+    const keys = Array.from(tx.collected.events.values(), ({ key }) => key)
+    return this.#keyTurns.run(keys, () => this.#commit(tx))
+  }
+
+  /** What a transaction does in keys, by what is stored of them now. */
+  turns({ collected }: DynamoDBTransaction): Promise<Turns> {
+    return this.#parts.keys.read([...collected.settlements.values()], [...collected.events.values()])
   }
 
   /** What the outbox has to write in a transaction: settlements, events, payloads. */
-  collectedItems({ collected }: DynamoDBTransaction): TransactItem[] {
-    return [
-      ...[...collected.settlements.values()].map((settle) => this.#items.settle(settle)),
-      ...[...collected.events.values()].map((event) => ({ Put: this.#items.append(event) })),
-      ...[...collected.payloads].flatMap(([id, change]): TransactItem[] =>
-        'data' in change
-          ? this.#items.put(change).map((item) => ({ Put: item }))
-          : this.#items.remove(id, change.parts).map((item) => ({ Delete: item })),
-      ),
-    ]
+  collectedItems(tx: DynamoDBTransaction): readonly TransactItem[] {
+    return this.#items.collected(tx, tx.collected.turns).items
   }
 
   /** How many items a payload has. */
-  async parts(id: string): Promise<number> {
-    return this.#chunks ? this.#payloads.parts(id) : 1
+  parts(id: string): Promise<number> {
+    return this.#items.parts(id)
+  }
+
+  async #commit(tx: DynamoDBTransaction): Promise<void> {
+    for (let tries = 1; ; tries++) {
+      const collected = this.#items.collected(tx, await this.turns(tx))
+      const items = [...tx.ownItems, ...collected.items]
+      if (items.length === 0) return
+      assertSize(items)
+      await this.#identities.assertDistinct(items)
+      const canceled = await this.#send(items, [...tx.collected.events.values()])
+      if (!canceled) return
+      const first = items.length - collected.ordering
+      if (!isOvertaken(canceled, first)) this.#withoutRepeated(tx, canceled, first)
+      else if (tries >= MOST_TRIES) throw overtaken(canceled)
+      else await pause(tries)
+    }
+  }
+
+  /** What takes another's place gets in nobody's way. */
+  #inTurn(outcome: Outcome): Promise<OutcomeResult> {
+    const appended = outcome.append.filter(({ inPlace }) => !inPlace)
+    return this.#keyTurns.run(
+      appended.map(({ key }) => key),
+      () => this.#apply(outcome),
+    )
   }
 
   async #apply(outcome: Outcome): Promise<OutcomeResult> {
     const { settle, append, put, remove } = outcome
-    if (append.length + put.length + remove.length === 0)
-      return settle ? this.#settling.apply(outcome, settle) : APPLIED
-    const items = [...this.#written(outcome), ...(await this.#removals(remove))]
-    assertSize(items)
-    const canceled = await this.#transact(items)
-    if (!canceled) return APPLIED
-    const { reasons } = canceled
-    if (settle && reasons[0]?.Code === 'ConditionalCheckFailed') return LOST
-    const at = settle ? 1 : 0
-    const [taken] = reasons
-      .slice(at, at + append.length)
-      .filter(({ Code }) => Code === 'ConditionalCheckFailed')
-    // A generated id that is taken was taken by this very write, whose answer was lost.
-    if (taken) return append[0]?.fingerprint === null ? APPLIED : duplicate(taken.Item)
-    throw refusal(canceled)
+    const isAlone = append.length + put.length + remove.length === 0
+    if (isAlone && !settle) return APPLIED
+    if (isAlone && settle && !leavesKey(settle)) return this.#settling.apply(outcome, settle)
+    const removals = await this.#items.removals(remove)
+    const settled = settle && (await this.#settled(settle))
+    if (settled?.isLost) return isAlone && this.#isApplied(outcome, settled) ? APPLIED : LOST
+    for (let tries = 1; ; tries++) {
+      const turns = await this.#parts.keys.read(settled ? [settled] : [], append)
+      const order = this.#parts.keys.order(turns)
+      const items = [...this.#items.written(outcome, order, settled?.stored), ...removals, ...order.items]
+      assertSize(items)
+      const canceled = await this.#send(items, append).catch((error: unknown) => {
+        if (error instanceof UnknownOutcomeError) this.#unanswered.add(outcome)
+        throw error
+      })
+      if (!canceled) return this.#applied(outcome, order)
+      const result = resultOf(outcome, canceled)
+      if (result) return result
+      if (!isOvertaken(canceled, items.length - order.items.length)) throw refusal(canceled)
+      if (tries === MOST_TRIES) throw overtaken(canceled)
+      await pause(tries)
+    }
+  }
+
+  async #send(
+    items: readonly TransactItem[],
+    append: readonly NewEvent[],
+  ): Promise<Cancellation | undefined> {
+    await this.#parts.addresses.note(append.map(({ address }) => address))
+    return this.#sending.transact(items)
+  }
+
+  #applied({ append }: Outcome, { places }: Order): OutcomeResult {
+    for (const { id, type, key, leased } of append) {
+      const at = places.get(id)
+      if (leased && at && key !== null) this.#parts.held.note({ id, attempt: 1, type, key, place: at.place })
+    }
+    return APPLIED
+  }
+
+  /** Whether a settlement that is repeated finds its event as it has left it. */
+  #isApplied(
+    outcome: Outcome,
+    { settle, stored }: { settle: Settlement; stored?: Partial<EventItem> | undefined },
+  ): boolean {
+    if (!this.#unanswered.has(outcome)) return false
+    const { to } = changeBy(settle)
+    if (to === 'deleted') return stored === undefined
+    return stored?.state === to && stored.attempt === settle.attempt && stored.key === undefined
+  }
+
+  /** A settlement with its event, read where that matters; then it may be seen to be lost as well. */
+  async #settled(settle: Settlement): Promise<Settled & { isLost?: boolean }> {
+    if (!needsStored(settle)) return { settle }
+    const held = this.#parts.held.take(settle)
+    if (held) return { settle, stored: held }
+    const stored = await readItem<EventItem>(this.#client, this.#parts.tables.events, settle.id)
+    return {
+      settle,
+      stored,
+      isLost: stored?.state !== changeBy(settle).from || stored.attempt !== settle.attempt,
+    }
   }
 
   /** @throws EventTooLargeError, StorageError, TransactionTooLargeError */
   #judge(outcome: Outcome): void {
     if (this.#results.has(outcome)) return
     assertSize([
-      ...this.#written(outcome),
-      ...outcome.remove.flatMap((id) => removals(this.#items.remove(id, 1))),
+      ...this.#items.written(outcome),
+      ...outcome.remove.flatMap((id) => this.#parts.payloadItems.remove(id, 1)),
     ])
   }
 
-  /** An outcome's items, without those that it removes. */
-  #written({ settle, append, put }: Outcome): TransactItem[] {
-    return [
-      ...(settle ? [this.#items.settle(settle)] : []),
-      ...append.map((event) => ({ Put: this.#items.append(event) })),
-      ...put.flatMap((record) => this.#items.put(record).map((item) => ({ Put: item }))),
-    ]
-  }
-
-  async #removals(ids: readonly string[]): Promise<TransactItem[]> {
-    const items: TransactItem[] = []
-    for (const id of ids) items.push(...removals(this.#items.remove(id, await this.parts(id))))
-    return items
-  }
-
-  /** Sends a transaction until it is written or cancelled for good. */
-  async #transact(items: readonly TransactItem[]): Promise<Cancellation | undefined> {
-    for (let tries = 1; ; tries++) {
-      try {
-        // A cancelled transaction has used up its token.
-        const request = { TransactItems: [...items], ClientRequestToken: randomUUID() }
-        const command = new TransactWriteCommand(request)
-        repeatWhileKnown(command, this.#clock)
-        await send(this.#client, command)
-        return undefined
-      } catch (error) {
-        const canceled = cancellationOf(error)
-        if (!canceled) throw dynamoWriteError(error)
-        if (!mayPass(canceled.reasons)) return canceled
-        if (tries === MOST_TRIES) throw dynamoError(error)
-        await sleep(Math.random() * 10 * 2 ** tries)
-      }
-    }
-  }
-
   // An event with an id of its own may have been written between the look at it and now: the same event is no reason to fail.
-  #withoutRepeated(tx: DynamoDBTransaction, canceled: Cancellation): void {
+  #withoutRepeated(tx: DynamoDBTransaction, canceled: Cancellation, end: number): void {
     const { settlements, events, payloads, claims } = tx.collected
     const { reasons } = canceled
     const firstEvent = tx.ownItems.length + settlements.size
     const taken = [...events.values()].flatMap((event, index) => {
       const reason = reasons[firstEvent + index]
-      return reason?.Code === 'ConditionalCheckFailed' ? [{ event, found: reason.Item }] : []
+      return reason && isUnmet(reason) ? [{ event, found: reason.Item }] : []
     })
-    const failed = reasons.filter(({ Code = 'None' }) => Code !== 'None').length
+    const failed = reasons.slice(0, end).filter(({ Code = 'None' }) => Code !== 'None').length
     if (taken.length === 0 || failed > taken.length) throw refusal(canceled, tx)
     for (const { event, found } of taken) {
       if (event.fingerprint === null || fingerprintOf(found) !== event.fingerprint) {
@@ -196,52 +237,17 @@ export class OutcomeWriter {
   }
 }
 
-function removals(items: readonly NonNullable<TransactItem['Delete']>[]): TransactItem[] {
-  return items.map((item) => ({ Delete: item }))
+function leavesKey(settle: Settlement): boolean {
+  return settle.key != null && changeBy(settle).yields
+}
+
+/** The keys that an outcome changes. */
+function keysOf({ settle, append }: Outcome): readonly string[] {
+  const keys = append.map(({ key }) => key).concat(settle && leavesKey(settle) ? (settle.key ?? null) : null)
+  return [...new Set(keys)].filter((key) => key !== null)
 }
 
 /** Whether a failure says nothing about what was to be written. */
 function passes(error: Error): boolean {
   return error instanceof UnknownOutcomeError || (error instanceof StorageError && error.transient)
-}
-
-/** The fingerprint in an event's item, marshalled or not. */
-function fingerprintOf(item: Readonly<Record<string, unknown>> | undefined): string | null {
-  const { fingerprint } = (item ?? {}) as { fingerprint?: EventItem['fingerprint'] | { S?: string } }
-  return (typeof fingerprint === 'object' ? fingerprint.S : fingerprint) ?? null
-}
-
-function duplicate(item: Readonly<Record<string, unknown>> | undefined): OutcomeResult {
-  return { status: 'duplicate', fingerprint: fingerprintOf(item) }
-}
-
-/** Why a transaction was refused: by the first of its items that was. */
-function refusal({ reasons, cause }: Cancellation, tx?: DynamoDBTransaction): Error {
-  const refused = reasons.findIndex(isRefusedReason)
-  const failed = refused === -1 ? reasons.findIndex((reason) => !isPassingReason(reason)) : refused
-  if (failed === -1) return dynamoError(cause)
-  const { Code, Message = '' } = reasons[failed] ?? {}
-  const own = tx?.ownItems.length ?? 0
-  const options = { cause: withoutEvents(cause, reasons, own) }
-  const settle = [...(tx?.collected.settlements.values() ?? [])][failed - own]
-  if (settle && Code === 'ConditionalCheckFailed') {
-    return new LeaseLostError(
-      `event "${settle.id}" went to another worker meanwhile; nothing was written`,
-      options,
-    )
-  }
-  const what = failed < own ? 'your item' : 'item'
-  return new StorageError(
-    `${what} ${failed + 1} of the transaction was refused (${Code}: ${Message}); nothing was written`,
-    { ...options, transient: false, refused: refused !== -1 },
-  )
-}
-
-/** The SDK's error, without the events that it found: what an error says may be logged. */
-function withoutEvents(cause: Error, reasons: Cancellation['reasons'], own: number): Error {
-  const CancellationReasons = reasons.map(({ Item, ...reason }, index) => ({
-    ...reason,
-    ...(index < own && Item && { Item }),
-  }))
-  return Object.assign(cause, { CancellationReasons })
 }

@@ -1,5 +1,6 @@
 import { TransactWriteCommand } from '@aws-sdk/lib-dynamodb'
 import { TransactionClosedError } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import type { DynamoDBTransaction } from '../src/index.ts'
@@ -34,7 +35,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, collecting', () => {
     const { storage } = outbox
     await storage.write([outcome({ append: [event('first'), event('second')] })])
     await storage.write([outcome({ put: [payload('stored', new Uint8Array(1_000_000))] })])
-    const [first, second] = await storage.lease(2, 60_000)
+    const [first, second] = await takeDue(storage, 2, 60_000)
     if (!first || !second) throw new Error('nothing leased')
     const mine = (id: string) => ({ TableName: tables.payloads, Item: { id } })
     const named = { fingerprint: 'one' }
@@ -82,7 +83,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, collecting', () => {
       expect(await storage.write(again, tx)).toEqual([{ status: 'applied' }, { status: 'applied' }])
     })
     await client.send(new TransactWriteCommand({ TransactItems: [...tx.items] }))
-    expect((await storage.lease(10, 60_000)).map(({ id }) => id).toSorted()).toEqual(['named', 'next'])
+    expect((await takeDue(storage, 10, 60_000)).map(({ id }) => id).toSorted()).toEqual(['named', 'next'])
   })
 
   test('parts inside parts are taken back one by one, or with the one around them', async () => {
@@ -163,7 +164,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, collecting', () => {
       await storage.write([named('after')], tx)
     })
     await Promise.all(unawaited)
-    expect((await storage.lease(10, 60_000)).map(({ id }) => id).toSorted()).toEqual(['after', 'before'])
+    expect((await takeDue(storage, 10, 60_000)).map(({ id }) => id).toSorted()).toEqual(['after', 'before'])
   })
 
   test('bytes that their owner uses again before the commit are stored as they were', async () => {
@@ -200,7 +201,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, collecting', () => {
       late[0]?.catch(() => {})
     })
     await expect(late[0]).rejects.toThrow(TransactionClosedError)
-    expect((await outbox.storage.lease(10, 60_000)).map(({ id }) => id).toSorted()).toEqual([
+    expect((await takeDue(outbox.storage, 10, 60_000)).map(({ id }) => id).toSorted()).toEqual([
       'as well',
       'in time',
     ])
@@ -219,6 +220,6 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, collecting', () => {
       expect(tx.collected.events.size).toBe(0)
       await storage.write([outcome({ append: [event('other')] })], tx)
     })
-    expect((await storage.lease(10, 60_000)).map(({ id }) => id)).toEqual(['other'])
+    expect((await takeDue(storage, 10, 60_000)).map(({ id }) => id)).toEqual(['other'])
   })
 })

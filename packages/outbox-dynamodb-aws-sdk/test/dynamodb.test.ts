@@ -1,11 +1,11 @@
 import { DescribeTimeToLiveCommand, UpdateTimeToLiveCommand } from '@aws-sdk/client-dynamodb'
 import { GetCommand, ScanCommand, type TranslateConfig } from '@aws-sdk/lib-dynamodb'
 import { ForeignTransactionError, OutboxEventBus, TransactionClosedError } from 'outbox-core'
-import { until } from 'outbox-core/testing'
+import { takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import type { DynamoDBTransaction } from '../src/index.ts'
-import { completing, event, eventItems, opened, outcome, payload } from './opened.ts'
+import { completing, event, eventItems, lease, opened, outcome, payload } from './opened.ts'
 
 type Wrap = (text: string) => never
 
@@ -37,11 +37,14 @@ const CLIENTS: [string, TranslateConfig][] = [
 ]
 
 describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
-  test('requests: emit 1, with a claim 1, settling a saga step 1, an idle poll one for each shard', async () => {
-    const { outbox, bus, during } = await opened({ shards: 3 })
+  test('requests: emit 1, with a claim 1, settling a saga step 1, an idle poll one for each address and shard', async () => {
+    const place = await opened({ shards: 3 })
+    const { outbox, bus, during } = place
     const { storage } = outbox
+    expect(await during(() => bus.emit('a', {}))).toEqual(['PutCommand', 'TransactWriteCommand'])
     expect(await during(() => bus.emit('a', {}))).toEqual(['TransactWriteCommand'])
-    const [leased = { id: '', attempt: 0 }] = await storage.lease(1, 60_000)
+    expect(await lease(place, 1)).toHaveLength(1)
+    const [leased = { id: '', attempt: 0 }] = await takeDue(storage, 1, 60_000)
     const step = completing(leased, {
       append: [event('next', { due: { inMs: 60_000 } })],
       put: [payload('new', Uint8Array.of(1))],
@@ -49,14 +52,14 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
     })
     expect(await during(() => storage.write([step]))).toEqual(['TransactWriteCommand'])
     const poll = ['QueryCommand', 'QueryCommand', 'QueryCommand']
-    expect(await during(() => storage.lease(10, 1_000))).toEqual(poll)
+    expect(await during(() => lease(place, 10))).toEqual(poll)
     const transaction = () =>
       outbox.transaction(async () => {
         await bus.emit('a', {})
         await outbox.sagaStore('1h').put('claim', Uint8Array.of(1))
       })
     expect(await during(transaction)).toEqual(['TransactWriteCommand'])
-    expect(await during(() => storage.lease(10, 1_000))).toEqual([...poll, 'UpdateCommand'])
+    expect(await during(() => lease(place, 10))).toEqual([...poll, 'UpdateCommand'])
   })
 
   test('the longer nothing is due, the fewer requests a dispatcher makes', async () => {
@@ -129,10 +132,10 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
     await outbox.storage.write([outcome({ append })])
     const Items = await eventItems(client, tables)
     const shards = Map.groupBy(Items, ({ due_shard }) => due_shard as string)
-    expect([...shards.keys()].toSorted()).toEqual(['0', '1', '2', '3'])
+    expect([...shards.keys()].toSorted()).toEqual(['a#0', 'a#1', 'a#2', 'a#3'])
     for (const events of shards.values()) expect(events.length).toBeGreaterThan(5)
     const leased: string[] = []
-    while (leased.length < 80) leased.push(...(await outbox.storage.lease(7, 60_000)).map(({ id }) => id))
+    while (leased.length < 80) leased.push(...(await takeDue(outbox.storage, 7, 60_000)).map(({ id }) => id))
     expect(leased).toEqual(ids.toReversed())
   })
 
@@ -140,7 +143,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
     const { client, tables, outbox, bus } = await opened({ shards: 4 })
     const { storage } = outbox
     await bus.emitMany(Array.from({ length: 40 }, () => ({ type: 'a', payload: {} })))
-    const leased = await storage.lease(40, 60_000)
+    const leased = await takeDue(storage, 40, 60_000)
     await storage.write(leased.map((lease) => completing(lease, {}, 1)))
     const Items = await eventItems(client, tables)
     expect(new Set(Items.map(({ closed }) => closed)).size).toBe(4)
@@ -150,7 +153,8 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
   })
 
   test('what a late index still shows as due is judged by the item itself', async () => {
-    const { outbox, bus, answer } = await opened({ shards: 1 })
+    const place = await opened({ shards: 1 })
+    const { outbox, bus, answer } = place
     const { storage } = outbox
     for (const id of ['held', 'settled', 'due']) await bus.emit('a', {}, { id })
     let stale: unknown
@@ -158,12 +162,12 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
       stale = await through()
       return { Items: [] }
     })
-    await storage.lease(10, 60_000)
-    const leased = await storage.lease(2, 60_000)
-    await storage.write(leased.flatMap((lease) => (lease.id === 'settled' ? completing(lease) : [])))
+    await lease(place, 10)
+    const leased = await lease(place, 2)
+    await storage.write(leased.flatMap((event) => (event.id === 'settled' ? completing(event) : [])))
     answer('QueryCommand', () => stale)
     // Two of the three it was shown are gone: it goes on to the next.
-    expect((await storage.lease(2, 60_000)).map(({ id, attempt }) => [id, attempt])).toEqual([['due', 1]])
+    expect((await lease(place, 2)).map(({ id, attempt }) => [id, attempt])).toEqual([['due', 1]])
   })
 
   test.each(CLIENTS)('a client that %s is as good as any', async (_, translation) => {
@@ -181,9 +185,9 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
     expect(large.equals((await store.get('large')) ?? Buffer.of())).toBe(true)
     expect(await storage.getPayload('none')).toHaveLength(0)
     expect(await outbox.stats()).toMatchObject({ due: 2, oldestDueMs: expect.any(Number) })
-    const leased = await storage.lease(10, 60_000)
+    const leased = await takeDue(storage, 10, 60_000)
     expect(leased[0]).toEqual({
-      ...{ id: 'order-1', type: 'a', body: '{"n":1}', headers: { empty: '' } },
+      ...{ id: 'order-1', type: 'a', address: 'a', key: null, body: '{"n":1}', headers: { empty: '' } },
       ...{ attempt: 1, uncounted: 0, createdAt: expect.any(Number), leasedAt: expect.any(Number) },
     })
     expect(await storage.extend(leased, 60_000)).toEqual([])
@@ -200,7 +204,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
       { id: 'order-1' },
     ])
     expect(await outbox.deadLetters.retry({ all: true })).toBe(2)
-    const again = await storage.lease(10, 60_000)
+    const again = await takeDue(storage, 10, 60_000)
     expect(again.map(({ attempt, uncounted }) => [attempt, uncounted])).toEqual([
       [2, 1],
       [2, 1],

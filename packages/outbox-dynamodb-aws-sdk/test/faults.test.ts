@@ -2,7 +2,7 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { GetCommand, PutCommand, ScanCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb'
 import { LeaseLostError, StorageError } from 'outbox-core'
-import { recordingLogger } from 'outbox-core/testing'
+import { recordingLogger, takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { DynamoDBAwsSdkOutbox } from '../src/index.ts'
@@ -14,6 +14,7 @@ import {
   documentClient,
   event,
   eventItems,
+  lease,
   opened,
   outcome,
   payload,
@@ -22,6 +23,7 @@ import {
 describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
   test('conflicts are tried again under another token, and only while every reason is a passing one', async () => {
     const { outbox, bus, during, answer, fail } = await opened()
+    await bus.emit('a', {})
     const emitTwo = () => bus.emitMany([1, 2].map((number) => ({ type: 'a', payload: number })))
     const tokens = new Set<unknown>()
     for (const reasons of [
@@ -45,7 +47,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
     await expect(emitTwo()).rejects.toMatchObject({ code: 'OUTBOX_STORAGE', transient: true })
     fail('TransactWriteCommand', canceled('TransactionConflict', 'ValidationError'))
     await expect(emitTwo()).rejects.toMatchObject({ code: 'OUTBOX_STORAGE', transient: false })
-    expect(await outbox.stats()).toMatchObject({ due: 2 })
+    expect(await outbox.stats()).toMatchObject({ due: 3 })
   })
 
   test('a condition of the user’s own that fails keeps everything out, says which, and keeps the reasons', async () => {
@@ -92,7 +94,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
   test('a transaction that settles an event another worker took meanwhile is a lost lease, and writes nothing', async () => {
     const { client, tables, outbox, bus } = await opened()
     await bus.emit('a', {}, { id: 'held' })
-    const [held] = await outbox.storage.lease(1, 60_000)
+    const [held] = await takeDue(outbox.storage, 1, 60_000)
     const failing = outbox.transaction(async (tx) => {
       tx.put({ TableName: tables.payloads, Item: { id: 'mine' } })
       await outbox.storage.write([completing(held ?? { id: '', attempt: 0 })], tx)
@@ -130,10 +132,14 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
   })
 
   test('an answer that can’t be read leaves the outcome unknown', async () => {
-    const note = JSON.stringify({ Item: { version: { N: '1' }, shards: { N: '4' } } })
-    const server = createServer(({ headers }, response) =>
-      response.end(headers['x-amz-target'] === 'DynamoDB_20120810.GetItem' ? note : '{"Attributes": {"id"'),
-    )
+    const answers: Record<string, string> = {
+      GetItem: JSON.stringify({ Item: { version: { N: '2' }, shards: { N: '4' } } }),
+      PutItem: '{}',
+    }
+    const server = createServer(({ headers }, response) => {
+      const [, action = ''] = String(headers['x-amz-target']).split('.')
+      response.end(answers[action] ?? '{"Attributes": {"id"')
+    })
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     cleanups.push(async () => server.close())
     const { port } = server.address() as AddressInfo
@@ -143,11 +149,13 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
       const written = storage.write([outcome({ append })])
       await expect(written).rejects.toMatchObject({ code: 'OUTBOX_UNKNOWN_OUTCOME' })
     }
-    await expect(storage.lease(1, 1_000)).rejects.toMatchObject({ code: 'OUTBOX_STORAGE' })
+    await expect(takeDue(storage, 1, 1_000)).rejects.toMatchObject({ code: 'OUTBOX_STORAGE' })
   })
 
   test('what the SDK itself sends again after a lost answer is written once', async () => {
     const { client, tables, outbox } = await opened()
+    const { storage } = outbox
+    await storage.write([outcome({ append: [event('before')] })])
     let sent = 0
     client.middlewareStack.add(
       (next) => async (args) => {
@@ -158,14 +166,13 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
       },
       { step: 'deserialize', priority: 'high', name: 'losesEveryOtherAnswer' },
     )
-    const { storage } = outbox
     const step = outcome({ append: [event('a'), event('b')], put: [payload('claim', Uint8Array.of(1))] })
     expect(await storage.write([step])).toEqual([{ status: 'applied' }])
     expect(await storage.write([outcome({ append: [event('c')] })])).toEqual([{ status: 'applied' }])
     expect(sent).toBe(4)
     client.middlewareStack.remove('losesEveryOtherAnswer')
     const Items = await eventItems(client, tables)
-    expect(Items.map(({ id }) => id).toSorted()).toEqual(['a', 'b', 'c'])
+    expect(Items.map(({ id }) => id).toSorted()).toEqual(['a', 'b', 'before', 'c'])
   })
 
   test('events that were leased beside a failing one are handed out', async () => {
@@ -175,32 +182,32 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
     await storage.write([outcome({ append: ids.map((id) => event(id)) })])
     const throttled = awsError('ProvisionedThroughputExceededException')
     fail('UpdateCommand', throttled, ({ Key }) => (Key as { id: string }).id === 'b')
-    const leased = await storage.lease(3, 60_000)
+    const leased = await takeDue(storage, 3, 60_000)
     expect(leased.map(({ id, attempt }) => [id, attempt]).toSorted()).toEqual([
       ['a', 1],
       ['c', 1],
     ])
     fail('UpdateCommand', throttled)
-    await expect(storage.lease(3, 60_000)).rejects.toMatchObject({ transient: true })
-    expect(await storage.lease(3, 60_000)).toMatchObject([{ id: 'b', attempt: 1 }])
+    await expect(takeDue(storage, 3, 60_000)).rejects.toMatchObject({ transient: true })
+    expect(await takeDue(storage, 3, 60_000)).toMatchObject([{ id: 'b', attempt: 1 }])
   })
 
   test('a shard that is throttled does not keep the events of the others waiting', async () => {
-    const { client, tables, outbox, bus, fail } = await opened({ shards: 2 })
-    const { storage } = outbox
+    const place = await opened({ shards: 2 })
+    const { client, tables, bus, fail } = place
     await bus.emitMany(Array.from({ length: 30 }, () => ({ type: 'a', payload: {} })))
     const inShard = (shard: string) => (input: Record<string, unknown>) =>
-      (input['ExpressionAttributeValues'] as Record<string, unknown>)[':shard'] === shard
+      (input['ExpressionAttributeValues'] as Record<string, unknown>)[':shard'] === `a#${shard}`
     const throttled = awsError('ThrottlingException')
     fail('QueryCommand', throttled, inShard('0'))
-    const leased = await storage.lease(100, 60_000)
+    const leased = await lease(place, 100)
     const Items = await eventItems(client, tables)
-    const others = Items.filter(({ due_shard }) => due_shard === '1')
+    const others = Items.filter(({ due_shard }) => due_shard === 'a#1')
     expect(leased.map(({ id }) => id).toSorted()).toEqual(others.map(({ id }) => id as string).toSorted())
     fail('QueryCommand', throttled, inShard('0'))
     fail('QueryCommand', throttled, inShard('1'))
-    await expect(storage.lease(100, 60_000)).rejects.toMatchObject({ transient: true })
-    expect(await storage.lease(100, 60_000)).toHaveLength(30 - others.length)
+    await expect(lease(place, 100)).rejects.toMatchObject({ transient: true })
+    expect(await lease(place, 100)).toHaveLength(30 - others.length)
   })
 
   test('of a batch in which one outcome fails, the others are applied, and known when it is repeated', async () => {
@@ -208,8 +215,8 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
     const { storage } = outbox
     const ids = ['a', 'b', 'c', 'd']
     await storage.write([outcome({ append: ids.map((id) => event(id)) })])
-    const leased = await storage.lease(4, 60_000)
-    const batch = leased.map((lease) => completing(lease))
+    const leased = await takeDue(storage, 4, 60_000)
+    const batch = leased.map((one) => completing(one))
     const last = leased.at(-1)?.id
     fail('DeleteCommand', awsError('ThrottlingException'), ({ Key }) => (Key as { id: string }).id !== last)
     await expect(storage.write(batch)).rejects.toMatchObject({ transient: true })
@@ -245,7 +252,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, failing', () => {
     const { storage } = outbox
     const ids = ['a', 'b', 'c']
     await storage.write([outcome({ append: ids.map((id) => event(id)) })])
-    for (const { id, attempt } of await storage.lease(3, 60_000)) {
+    for (const { id, attempt } of await takeDue(storage, 3, 60_000)) {
       await storage.write([outcome({ settle: { kind: 'bury', id, attempt, error: 'because' } })])
     }
     type Asked = { [table: string]: { Keys: { id: { S: string } }[] } }

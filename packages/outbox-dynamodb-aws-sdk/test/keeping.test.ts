@@ -1,4 +1,5 @@
 import { GetCommand } from '@aws-sdk/lib-dynamodb'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { completing, event, opened, outcome } from './opened.ts'
@@ -10,7 +11,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, keeping', () => {
     const { storage } = outbox
     const ids = Array.from({ length: 9 }, (_, n) => `event-${n}`)
     await storage.write([outcome({ append: ids.map((id) => event(id)) })])
-    const leased = await storage.lease(9, 60_000)
+    const leased = await takeDue(storage, 9, 60_000)
     expect(leased.map(({ leasedAt, createdAt }) => [leasedAt, createdAt])).toEqual(Array(9).fill([now, now]))
     await storage.write(leased.map((lease) => completing(lease, {}, 1_000)))
     now += 500
@@ -28,7 +29,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, keeping', () => {
     const { client, tables, outbox } = await opened()
     const { storage } = outbox
     await storage.write([outcome({ append: ['dead', 'leased'].map((id) => event(id)) })])
-    await storage.lease(2, 60_000)
+    await takeDue(storage, 2, 60_000)
     await storage.write([
       outcome({ settle: { kind: 'bury', id: 'dead', attempt: 1, error: 'because' } }),
       outcome({ append: [event('waiting')] }),

@@ -1,6 +1,6 @@
 import { GetCommand, UpdateCommand } from '@aws-sdk/lib-dynamodb'
 import { ConfigurationError, NewerSchemaError, OutboxEventBus } from 'outbox-core'
-import { until } from 'outbox-core/testing'
+import { takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { DynamoDBAwsSdkOutbox } from '../src/index.ts'
@@ -25,7 +25,7 @@ const appending = (count: number) => [
 describe.skipIf(serverUrl() === undefined)('DynamoDB, what processes agree on', () => {
   test('the number of shards is noted, raised by who has more, and kept from who has fewer', async () => {
     const place = await opened({ shards: 2 })
-    expect(await note(place)).toEqual({ id: NOTE_ID, version: 1, shards: 2 })
+    expect(await note(place)).toEqual({ id: NOTE_ID, version: 2, shards: 2 })
     await beside(place, 8).initialize()
     expect(await note(place)).toMatchObject({ shards: 8 })
     const fewer = beside(place, 4)
@@ -47,7 +47,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, what processes agree on', 
     expect(await note(place)).toMatchObject({ shards: 8 })
     await expect(new OutboxEventBus(beside(place, 1)).start()).rejects.toThrow(ConfigurationError)
     await beside(place, 1).storage.write([outcome({ append: [event('narrow')] })])
-    expect(await beside(place, 8).storage.lease(100, 60_000)).toHaveLength(21)
+    expect(await takeDue(beside(place, 8).storage, 100, 60_000)).toHaveLength(21)
     const enlisting = beside(place, 16)
     await enlisting.enlist(enlisting.begin(), async () => {})
     expect(await note(place)).toMatchObject({ shards: 16 })
@@ -59,11 +59,11 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, what processes agree on', 
   test('a running worker finds the shards that another process adds', async () => {
     const place = await opened({ shards: 1 })
     const { storage } = place.outbox
-    await storage.lease(1, 60_000)
+    await takeDue(storage, 1, 60_000)
     await beside(place, 8).storage.write(appending(20))
     await storage.purge(1)
     await until(async () => (await place.outbox.stats()).due === 20)
-    expect(await storage.lease(100, 60_000)).toHaveLength(20)
+    expect(await takeDue(storage, 100, 60_000)).toHaveLength(20)
   })
 
   test('two that note their shards at once note the higher number', async () => {
@@ -82,33 +82,33 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, what processes agree on', 
         TableName: place.tables.events,
         Key: { id: NOTE_ID },
         UpdateExpression: 'SET version = :version',
-        ExpressionAttributeValues: { ':version': 2 },
+        ExpressionAttributeValues: { ':version': 3 },
       }),
     )
     const older = beside(place, 8)
     await expect(older.initialize()).rejects.toThrow(NewerSchemaError)
     await expect(new OutboxEventBus(older).start()).rejects.toThrow(NewerSchemaError)
     await expect(new OutboxEventBus(older).emit('a', {})).rejects.toThrow(NewerSchemaError)
-    expect(await note(place)).toEqual({ id: NOTE_ID, version: 2, shards: 2 })
+    expect(await note(place)).toEqual({ id: NOTE_ID, version: 3, shards: 2 })
     // One that has begun before goes on.
     await new OutboxEventBus(place.outbox).emit('a', {})
-    expect(await place.outbox.storage.lease(1, 60_000)).toHaveLength(1)
+    expect(await takeDue(place.outbox.storage, 1, 60_000)).toHaveLength(1)
   })
 
   test('the note is asked for once, and again where that failed', async () => {
-    const place = await opened()
+    const place = await opened({ shards: 4 })
     const other = beside(place, 4)
     place.fail('GetCommand', awsError('ThrottlingException'))
-    await expect(other.storage.lease(1, 60_000)).rejects.toMatchObject({ transient: true })
+    await expect(takeDue(other.storage, 1, 60_000)).rejects.toMatchObject({ transient: true })
     const asked = async (work: () => Promise<unknown>) =>
       (await place.during(work)).filter((command) => command === 'GetCommand').length
-    expect(await asked(() => other.storage.lease(1, 60_000))).toBe(1)
-    expect(await asked(() => other.storage.lease(1, 60_000))).toBe(0)
+    expect(await asked(() => takeDue(other.storage, 1, 60_000))).toBe(1)
+    expect(await asked(() => takeDue(other.storage, 1, 60_000))).toBe(0)
     expect(await asked(() => other.storage.write(appending(1)))).toBe(0)
   })
 
   test('who may not read the note can still emit', async () => {
-    const place = await opened()
+    const place = await opened({ shards: 4 })
     place.fail('GetCommand', awsError('AccessDeniedException'))
     const emitting = new OutboxEventBus(beside(place, 4))
     await emitting.emit('a', {})

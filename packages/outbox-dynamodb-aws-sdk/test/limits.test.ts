@@ -6,6 +6,7 @@ import {
   PayloadTooLargeError,
   TransactionTooLargeError,
 } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import type { DynamoDBTransaction } from '../src/index.ts'
@@ -109,7 +110,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, up to its limits', () => {
     const refusal = () => expect(storage.write([outcome({ append: [tooLarge] })])).rejects.toThrow(/a claim/)
     expect(await during(refusal)).toEqual([])
     await storage.write([outcome({ append: [largest] })])
-    const [leased] = await storage.lease(1, 60_000)
+    const [leased] = await takeDue(storage, 1, 60_000)
     const bury = { kind: 'bury', id, attempt: leased?.attempt ?? 0, error: '€'.repeat(1_200) } as const
     expect(await storage.write([outcome({ settle: bury })])).toEqual([{ status: 'applied' }])
     const Items = await eventItems(client, tables)
@@ -233,7 +234,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, up to its limits', () => {
     expect(await storage.write([outcome({ ...first, put: [payload('old', data)] })])).toEqual([
       { status: 'applied' },
     ])
-    const [leased = { id: '', attempt: 0 }] = await storage.lease(1, 60_000)
+    const [leased = { id: '', attempt: 0 }] = await takeDue(storage, 1, 60_000)
     const step = completing(leased, { append: [event('next')], put: [payload('new', data)], remove: ['old'] })
     expect(await storage.write([step])).toEqual([{ status: 'applied' }])
     const part = (id: string) => client.send(new GetCommand({ TableName: tables.payloads, Key: { id } }))

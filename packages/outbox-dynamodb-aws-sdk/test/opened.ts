@@ -10,7 +10,6 @@ import { type Lease, type NewEvent, OutboxEventBus, type Outcome } from 'outbox-
 import { afterEach, inject } from 'vitest'
 import { plain } from '../src/attributes.ts'
 import { DynamoDBAwsSdkOutbox, type DynamoDBAwsSdkOutboxOptions } from '../src/index.ts'
-import { NOTE_ID } from '../src/layout.ts'
 
 /** What a test has to undo, done last first when it ends. */
 export const cleanups: (() => Promise<unknown>)[] = []
@@ -110,7 +109,7 @@ export async function eventItems(
   const { Items = [] } = await client.send(
     new ScanCommand({ TableName: tables.events, ConsistentRead: true }),
   )
-  return Items.filter(({ id }) => id !== NOTE_ID)
+  return Items.filter(({ state }) => state !== undefined)
 }
 
 /** The input of a command, its key and its values out of DynamoDB's own form where they are in it. */
@@ -137,18 +136,31 @@ export function canceled(...codes: string[]): Error {
   return awsError('TransactionCanceledException', { CancellationReasons: codes.map((Code) => ({ Code })) })
 }
 
+/** Leases events of type `a`, with nothing asked before. */
+export function lease({ outbox: { storage } }: Pick<Opened, 'outbox'>, limit: number, leaseMs = 60_000) {
+  return storage.lease({ limit, leaseMs, addresses: [{ address: 'a', limit }] })
+}
+
 /** An outcome of the given parts. */
 export function outcome(parts: Partial<Outcome>): Outcome {
   return { append: [], put: [], remove: [], ...parts }
 }
 
 export function event(id: string, changes: Partial<NewEvent> = {}): NewEvent {
-  return { id, type: 'a', body: '{}', headers: {}, due: { inMs: 0 }, fingerprint: null, ...changes }
+  const { type = 'a', address = type } = changes
+  return {
+    ...{ id, type, address, key: null, body: '{}', headers: {}, due: { inMs: 0 }, fingerprint: null },
+    ...changes,
+  }
 }
 
 /** Completes a leased event, by default without retention. */
-export function completing({ id, attempt }: Lease, parts: Partial<Outcome> = {}, keepMs = 0): Outcome {
-  return outcome({ settle: { kind: 'complete', id, attempt, keepMs }, ...parts })
+export function completing(
+  { id, attempt, key = null }: Lease & { readonly key?: string | null },
+  parts: Partial<Outcome> = {},
+  keepMs = 0,
+): Outcome {
+  return outcome({ settle: { kind: 'complete', id, attempt, key, keepMs }, ...parts })
 }
 
 export function payload(id: string, data: Uint8Array, inMs = 3_600_000) {

@@ -1,6 +1,7 @@
 import { CreateTableCommand, DeleteTableCommand } from '@aws-sdk/client-dynamodb'
 import { NumberValue } from '@aws-sdk/lib-dynamodb'
 import { blameOf, NotInitializedError, StorageError } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { DynamoDBAwsSdkOutbox, eventsTable } from '../src/index.ts'
@@ -12,6 +13,7 @@ import {
   documentClient,
   event,
   eventItems,
+  lease,
   opened,
   outcome,
   payload,
@@ -144,7 +146,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, refusing', () => {
     await client.send(new CreateTableCommand({ ...definition, AttributeDefinitions }))
     cleanups.push(() => client.send(new DeleteTableCommand({ TableName: events })))
     const { storage } = new DynamoDBAwsSdkOutbox(client, { tables: { events, payloads }, logger: false })
-    await expect(storage.lease(1, 1_000)).rejects.toThrow(NotInitializedError)
+    await expect(takeDue(storage, 1, 1_000)).rejects.toThrow(NotInitializedError)
     const message = 'Cannot read from backfilling global secondary index: closed'
     fail('QueryCommand', Object.assign(awsError('ValidationException', status(400)), { message }))
     await expect(storage.listDead({ limit: 1 })).rejects.toMatchObject(PASSING)
@@ -156,10 +158,11 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, refusing', () => {
   ])(
     'with a client that %s, a moment that is none is refused before anything is sent',
     async (_, translation) => {
-      const { outbox, during } = await opened({}, translation)
+      const place = await opened({}, translation)
+      const { outbox, during } = place
       const { storage } = outbox
       await storage.write([outcome({ append: [event('held')] })])
-      const [held = { id: '', attempt: 0 }] = await storage.lease(1, 60_000)
+      const [held = { id: '', attempt: 0 }] = await takeDue(storage, 1, 60_000)
       const retry = (delayMs: number) => outcome({ settle: { ...later, ...held, delayMs } })
       for (const none of [Number.NaN, Number.POSITIVE_INFINITY, 1e300, -1e300]) {
         const refused = [
@@ -180,7 +183,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, refusing', () => {
             })
           }
           await expect(storage.keep('held', none)).rejects.toMatchObject(REFUSED)
-          await expect(storage.lease(1, none)).rejects.toMatchObject(REFUSED)
+          await expect(lease(place, 1, none)).rejects.toMatchObject(REFUSED)
           await expect(storage.extend([held], none)).rejects.toMatchObject(REFUSED)
         })
         expect(commands).toEqual([])
@@ -194,7 +197,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, refusing', () => {
     const { storage } = outbox
     const ids = ['a', 'b', 'c', 'd', 'e']
     await storage.write([outcome({ append: ids.map((id) => event(id)) })])
-    const leased = await storage.lease(5, 60_000)
+    const leased = await takeDue(storage, 5, 60_000)
     const batch = leased.map((lease) => {
       if (lease.id === 'd') return outcome({ settle: { kind: 'bury', ...lease, error: 'x'.repeat(410_000) } })
       return completing(lease)
@@ -221,7 +224,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, refusing', () => {
     const { outbox, during } = await opened()
     const { storage } = outbox
     await storage.write([outcome({ append: ['a', 'b'].map((id) => event(id)) })])
-    const [good, other] = await storage.lease(2, 60_000)
+    const [good, other] = await takeDue(storage, 2, 60_000)
     const lease = { id: other?.id ?? '', attempt: 1 }
     const refused = [
       outcome({ settle: { ...later, ...lease, delayMs: Number.NaN } }),

@@ -1,5 +1,6 @@
 import { ScanCommand } from '@aws-sdk/lib-dynamodb'
 import { type Clock, OutboxEventBus, type Settlement, systemClock, UnknownOutcomeError } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { FaultyNetwork } from '../../../test/faults/proxy.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
@@ -23,7 +24,7 @@ async function behindProxy(config: { maxAttempts?: number; clock?: Clock } = {})
     const { Items = [] } = await place.client.send(
       new ScanCommand({ TableName: place.tables[kind], ConsistentRead: true }),
     )
-    return Items.filter(({ id }) => id !== 'outbox layout')
+    return Items.filter(({ id }) => !String(id).startsWith('outbox '))
   }
   const other = place.outbox.storage
   return {
@@ -32,7 +33,7 @@ async function behindProxy(config: { maxAttempts?: number; clock?: Clock } = {})
     payloads: async () => (await raw('payloads')).map(({ id }) => String(id)),
     /** Has everything that is due handled by the other one; returns how many that were. */
     async handleAll() {
-      const leased = await other.lease(100, LEASE_MS)
+      const leased = await takeDue(other, 100, LEASE_MS)
       await other.write(leased.map((lease) => completing(lease)))
       return leased.length
     },
@@ -49,7 +50,7 @@ async function behindProxy(config: { maxAttempts?: number; clock?: Clock } = {})
     },
     async leasedEvent(id = 'a') {
       await other.write([outcome({ append: [event(id)] })])
-      const [leased = { id: '', attempt: 0 }] = await other.lease(1, LEASE_MS)
+      const [leased = { id: '', attempt: 0 }] = await takeDue(other, 1, LEASE_MS)
       return leased
     },
   }
@@ -60,6 +61,7 @@ type Behind = Awaited<ReturnType<typeof behindProxy>>
 const EMITS: [string, number, (behind: Behind) => Promise<unknown>][] = [
   ['an emit', 1, ({ bus }) => bus.emit('a', {})],
   ['an emit of many', 3, ({ bus }) => bus.emitMany([1, 2, 3].map((n) => ({ type: 'a', payload: n })))],
+  ['an emit with a key', 1, ({ bus }) => bus.emit('a', {}, { key: 'k' })],
   ['an emit under an id of its own', 1, ({ bus }) => bus.emit('a', {}, { id: 'order-1' })],
   [
     'an emit in a transaction',
@@ -100,6 +102,23 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, sent again by the driver',
     expect(await behind.payloads()).toEqual(['new'])
   })
 
+  test('an event with a key is settled once, and what was behind it is handled once', async () => {
+    const behind = await behindProxy()
+    const [first, second, third] = ['1', '2', '3'].map((id) => event(id, { key: 'k' }))
+    if (!first || !second || !third) throw new Error('three')
+    await behind.other.write([outcome({ append: [first, second] })])
+    const [leased = { id: '', attempt: 0 }] = await takeDue(behind.storage, 1, LEASE_MS)
+    const settle = () => behind.storage.write([completing(leased)])
+    const meanwhile = async () => {
+      expect(await behind.handleAll()).toBe(1)
+      await behind.other.write([outcome({ append: [third] })])
+    }
+    expect(await behind.losing('TransactWriteItems', settle, meanwhile)).toEqual([{ status: 'applied' }])
+    expect(await behind.events()).toMatchObject([{ id: '3', state: 'waiting', place: 1 }])
+    expect(await behind.handleAll()).toBe(1)
+    expect(await behind.events()).toEqual([])
+  })
+
   test.each<[string, string, (lease: { id: string; attempt: number }) => Settlement, object[]]>([
     ['completed', 'DeleteItem', (lease) => ({ ...lease, kind: 'complete', keepMs: 0 }), []],
     [
@@ -135,7 +154,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, sent again by the driver',
     const giving = outcome({
       settle: { id, attempt, kind: 'retry', delayMs: 0, error: null, counted: false },
     })
-    const taken = async () => expect(await behind.other.lease(1, LEASE_MS)).toHaveLength(1)
+    const taken = async () => expect(await takeDue(behind.other, 1, LEASE_MS)).toHaveLength(1)
     const results = await behind.losing('UpdateItem', () => behind.storage.write([giving]), taken)
     expect(results).toEqual([{ status: 'applied' }])
     expect(await behind.events()).toMatchObject([{ id: 'a', state: 'leased', attempt: 2, uncounted: 1 }])
@@ -156,7 +175,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, sent again by the driver',
   test('a lease is held by the one who asked for it, and its attempt counted once', async () => {
     const behind = await behindProxy()
     await behind.other.write([outcome({ append: [event('a')] })])
-    const leased = await behind.losing('UpdateItem', () => behind.storage.lease(1, LEASE_MS))
+    const leased = await behind.losing('UpdateItem', () => takeDue(behind.storage, 1, LEASE_MS))
     expect(leased).toMatchObject([{ id: 'a', type: 'a', body: '{}', headers: {}, attempt: 1 }])
     expect(await behind.losing('UpdateItem', () => behind.storage.extend(leased, LEASE_MS))).toEqual([])
     expect(await behind.events()).toMatchObject([{ id: 'a', state: 'leased', attempt: 1 }])
@@ -167,9 +186,9 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, sent again by the driver',
     await behind.other.write([outcome({ append: [event('a')] })])
     const taken = async () => {
       await new Promise((resolve) => setTimeout(resolve, 20))
-      expect(await behind.other.lease(1, LEASE_MS)).toHaveLength(1)
+      expect(await takeDue(behind.other, 1, LEASE_MS)).toHaveLength(1)
     }
-    expect(await behind.losing('UpdateItem', () => behind.storage.lease(1, 1), taken)).toEqual([])
+    expect(await behind.losing('UpdateItem', () => takeDue(behind.storage, 1, 1), taken)).toEqual([])
     expect(await behind.events()).toMatchObject([{ id: 'a', state: 'leased', attempt: 2 }])
   })
 
@@ -216,13 +235,31 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, sent again by the driver',
       behind.bus.emit('a', {}).catch((error) => error),
     )
     expect(await emitting).toBeInstanceOf(UnknownOutcomeError)
-    const [leased = { id: '', attempt: 0 }] = await behind.other.lease(1, LEASE_MS)
+    const [leased = { id: '', attempt: 0 }] = await takeDue(behind.other, 1, LEASE_MS)
     const settling = completing(leased)
     const failed = () => behind.storage.write([settling]).catch((error) => error)
     expect(await behind.losing('DeleteItem', failed)).toBeInstanceOf(UnknownOutcomeError)
     expect(await behind.storage.write([settling])).toEqual([{ status: 'applied' }])
     expect(await behind.storage.write([completing(leased)])).toEqual([{ status: 'lost' }])
   })
+
+  test.each(['complete', 'keep', 'skip'] as const)(
+    'not sent again, one with a key knows itself as well: %s',
+    async (kind) => {
+      const behind = await behindProxy({ maxAttempts: 1 })
+      await behind.other.write([outcome({ append: ['1', '2'].map((id) => event(id, { key: 'k' })) })])
+      const [leased = { id: '', attempt: 0 }] = await takeDue(behind.storage, 1, LEASE_MS)
+      const settling =
+        kind === 'skip'
+          ? outcome({ settle: { ...leased, kind: 'bury', error: 'x', skip: true } })
+          : completing(leased, {}, kind === 'keep' ? 60_000 : 0)
+      const failed = () => behind.storage.write([settling]).catch((error) => error)
+      expect(await behind.losing('TransactWriteItems', failed)).toBeInstanceOf(UnknownOutcomeError)
+      expect(await behind.storage.write([settling])).toEqual([{ status: 'applied' }])
+      expect(await behind.storage.write([completing(leased)])).toEqual([{ status: 'lost' }])
+      expect(await behind.handleAll()).toBe(1)
+    },
+  )
 
   test('nothing is sent again after DynamoDB has forgotten its token', async () => {
     let late = 0

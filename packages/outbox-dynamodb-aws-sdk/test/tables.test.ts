@@ -6,6 +6,7 @@ import {
   UpdateTimeToLiveCommand,
 } from '@aws-sdk/client-dynamodb'
 import { NotInitializedError, OutboxEventBus, UnsupportedBackendError } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { DynamoDBAwsSdkOutbox, eventsTable, payloadsTable } from '../src/index.ts'
@@ -55,7 +56,7 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB, its tables', () => {
       new Set(['DescribeTableCommand', 'DescribeTimeToLiveCommand', 'GetCommand', 'UpdateCommand']),
     )
     await new OutboxEventBus(checking).emit('a', {})
-    expect(await checking.storage.lease(1, 1_000)).toHaveLength(1)
+    expect(await takeDue(checking.storage, 1, 1_000)).toHaveLength(1)
   })
 
   test('a time to live that is off is switched on, or refused where nothing may be changed', async () => {

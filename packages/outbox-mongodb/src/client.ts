@@ -22,6 +22,7 @@ export interface MongoTransactionOptions {
 
 /** The part of a Collection that is used. */
 export interface MongoCollection {
+  readonly collectionName: string
   find(filter: object, options?: object): { toArray(): Promise<object[]> }
   updateOne(
     filter: object,
@@ -36,7 +37,10 @@ export interface MongoCollection {
     options?: object,
   ): Promise<{ readonly matchedCount: number; readonly upsertedIds: { readonly [index: number]: unknown } }>
   countDocuments(filter: object, options?: object): Promise<number>
+  findOneAndUpdate(filter: object, update: object, options: object): Promise<object | null>
+  aggregate(pipeline: object[], options?: object): { toArray(): Promise<object[]> }
   createIndex(keys: never, options?: object): Promise<unknown>
+  dropIndex(name: string): Promise<unknown>
   listIndexes(options?: object): { toArray(): Promise<object[]> }
 }
 
@@ -71,4 +75,14 @@ export async function findAll<Document>(
 ): Promise<Document[]> {
   // Left to itself, a server sends 101 and waits to be asked for more.
   return (await collection.find(filter, { ...options, batchSize: most + 1 }).toArray()) as Document[]
+}
+
+/** What a pipeline ends with, at most so many: in one answer, too. */
+export async function aggregated<Document>(
+  collection: MongoCollection,
+  pipeline: object[],
+  most: number,
+  options: object,
+): Promise<Document[]> {
+  return (await collection.aggregate(pipeline, { ...options, batchSize: most + 1 }).toArray()) as Document[]
 }

@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto'
+import type { LeaseRequest } from 'outbox-core'
 import { findAll, type MongoCollection } from './client.ts'
+import { DUE, DueEvents, withinShares } from './due.ts'
 import { hasCode, isPassing } from './errors.ts'
+import type { Keys } from './keys.ts'
 import { inMs } from './operations.ts'
-import { BY_ID, BY_OPEN, type EventDocument } from './schema.ts'
-
-/** Events that are due by the server's clock. */
-export const DUE: object = { open: true, $expr: { $lte: ['$visible', '$$NOW'] } }
+import { BY_ID, type EventDocument } from './schema.ts'
 
 /** Events that a worker holds by the server's clock. */
 export const HELD: object = { open: true, state: 'leased', $expr: { $gt: ['$visible', '$$NOW'] } }
@@ -14,6 +14,8 @@ export const HELD: object = { open: true, state: 'leased', $expr: { $gt: ['$visi
 // of a process that was killed keeps it for a minute, until the server gives that transaction up.
 const WHOLE_BATCH_MS = 1_000
 const SINGLE_EVENT_MS = 100
+
+const MOST_KEYS = 100
 
 const MAX_TIME_EXPIRED = 50
 
@@ -26,33 +28,57 @@ interface Unread {
 /** Leases the oldest due events: one look, one update, one read. */
 export class Leases {
   readonly #events: MongoCollection
+  readonly #keys: Keys
+  readonly #due: DueEvents
   readonly #unread: Unread[] = []
 
-  constructor(events: MongoCollection) {
+  constructor(events: MongoCollection, keys: Keys) {
     this.#events = events
+    this.#keys = keys
+    this.#due = new DueEvents(events)
   }
 
-  async take(limit: number, leaseMs: number): Promise<readonly EventDocument[]> {
+  async take(request: LeaseRequest): Promise<readonly EventDocument[]> {
     const unread = this.#unread.shift()
     // Nobody works on them, and nobody else could until their lease runs out.
-    const found = unread ? await this.#read(unread, HELD, limit, () => this.#keep(unread, leaseMs)) : []
-    return found.length > 0 ? found : this.#takeDue(limit, leaseMs)
+    const found = unread ? await this.#read(unread, HELD, request, () => this.#keep(unread, request)) : []
+    return found.length > 0 ? found : this.#takeDue(request)
   }
 
-  async #takeDue(limit: number, leaseMs: number): Promise<readonly EventDocument[]> {
-    const oldestFirst = { ...BY_OPEN, projection: { _id: 1 }, sort: { visible: 1, _id: 1 }, limit }
-    const due = await findAll<Pick<EventDocument, '_id'>>(this.#events, DUE, limit, oldestFirst)
-    if (due.length === 0) return []
-    const ids = due.map(({ _id }) => _id)
+  /**
+   * What waits behind leased events in their keys, by key, as far as a worker can handle it. Bounded by as many keys as
+   * one statement looks at, since nobody has to be told.
+   */
+  async behind(
+    events: readonly EventDocument[],
+    { behind = 0, addresses }: LeaseRequest,
+  ): Promise<ReadonlyMap<string | undefined, readonly EventDocument[]>> {
+    const keys = events.flatMap(({ key }) => key ?? []).slice(0, MOST_KEYS)
+    if (behind < 1 || keys.length === 0) return new Map()
+    const asked = new Set(addresses.map(({ address }) => address))
+    // Their leases are held already, and would run out unused.
+    const found = await this.#keys.behind(keys, behind).catch(() => new Map<string, EventDocument[]>())
+    return new Map(
+      [...found].map(([key, next]) => {
+        const other = next.findIndex(({ address = '' }) => !asked.has(address))
+        return [key, other === -1 ? next : next.slice(0, other)]
+      }),
+    )
+  }
+
+  async #takeDue(request: LeaseRequest): Promise<readonly EventDocument[]> {
+    const ids = await this.#due.ids(request)
+    if (ids.length === 0) return []
     const lease = randomUUID()
-    return this.#read({ ids, lease }, {}, limit, () => takeAll(this.#events, ids, lease, leaseMs))
+    const { leaseMs } = request
+    return this.#read({ ids, lease }, {}, request, () => takeAll(this.#events, ids, lease, leaseMs))
   }
 
   /** What a lease has after `update`. The driver repeats no update of many; this one may be, since it names its lease. */
   async #read(
     { ids, lease }: Unread,
     only: object,
-    limit: number,
+    request: LeaseRequest,
     update: () => Promise<unknown>,
   ): Promise<readonly EventDocument[]> {
     try {
@@ -64,21 +90,24 @@ export class Leases {
       const taken = await findAll<EventDocument>(this.#events, filter, ids.length, BY_ID)
       const byId = new Map(taken.map((event) => [event._id, event]))
       const inOrder = ids.flatMap((id) => byId.get(id) ?? [])
-      const tooMany = inOrder.slice(limit)
-      if (tooMany.length > 0) this.#unread.push({ ids: tooMany.map(({ _id }) => _id), lease })
-      return inOrder.slice(0, limit)
+      const wanted = withinShares(inOrder, request)
+      if (wanted.length < inOrder.length) {
+        const left = inOrder.filter((event) => !wanted.includes(event))
+        this.#unread.push({ ids: left.map(({ _id }) => _id), lease })
+      }
+      return wanted
     } catch (error) {
       this.#unread.push({ ids, lease })
       throw error
     }
   }
 
-  async #keep({ ids, lease }: Unread, leaseMs: number): Promise<void> {
-    const options = { ...BY_ID, writeConcern: { w: 'majority' } }
+  async #keep({ ids, lease }: Unread, { leaseMs, addresses }: LeaseRequest): Promise<void> {
+    const wanted = { address: { $in: addresses.map(({ address }) => address) }, ...HELD }
     await this.#events.updateMany(
-      { _id: { $in: ids }, lease, ...HELD },
+      { _id: { $in: ids }, lease, ...wanted },
       [{ $set: { visible: inMs(leaseMs) } }],
-      options,
+      { ...BY_ID, writeConcern: { w: 'majority' } },
     )
   }
 }

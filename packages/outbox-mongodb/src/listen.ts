@@ -11,8 +11,16 @@ const AWAIT_AT_MOST_MS = 30_000
 // A server that is down must not hold up who stops.
 const END_WITHIN_MS = 1_000
 
+// What can be taken now and could not before: inserted so, the next of its key, or revived.
+const OPENED = {
+  $or: [
+    { operationType: 'insert', 'fullDocument.open': true },
+    { operationType: 'update', 'updateDescription.updatedFields.open': true },
+  ],
+}
+
 // Bodies needn't travel to everyone who is woken; `_id` is what the server resumes by, and it insists on it.
-const INSERTS = [{ $changeStream: {} }, { $match: { operationType: 'insert' } }, { $project: { _id: 1 } }]
+const OPENINGS = [{ $changeStream: {} }, { $match: OPENED }, { $project: { _id: 1 } }]
 
 interface Cursor {
   /** A 64-bit integer of BSON, as the server wants it back. */
@@ -28,10 +36,10 @@ interface Batch {
 }
 
 /**
- * Calls `wake` whenever an event was inserted. By the server's commands: the driver's own stream looks for a server again
+ * Calls `wake` whenever another event may be taken. By the server's commands: the driver's own stream looks for a server again
  * in the background, for half a minute, and goes on then even when it was closed meanwhile.
  */
-export class InsertWatch {
+export class OpenWatch {
   readonly #client: MongoClientLike<MongoSession>
   readonly #db: MongoDatabase
   readonly #collection: string
@@ -75,7 +83,7 @@ export class InsertWatch {
       try {
         if (!this.#cursor) {
           await this.#open()
-          // For what was inserted while there was none.
+          // For what has come while there was none.
           this.#wake()
         }
         while (this.#cursor) await this.#next(this.#cursor)
@@ -90,7 +98,7 @@ export class InsertWatch {
   async #open(): Promise<void> {
     const session = this.#client.startSession()
     try {
-      const command = { aggregate: this.#collection, pipeline: INSERTS, cursor: {} }
+      const command = { aggregate: this.#collection, pipeline: OPENINGS, cursor: {} }
       const { id } = await this.#batch(command, session, {})
       this.#cursor = { id, session }
       if (this.#ending.signal.aborted) await this.#leave()
@@ -100,7 +108,7 @@ export class InsertWatch {
     }
   }
 
-  /** Waits for the next insert. The server ends a stream whose collection was dropped. */
+  /** Waits for the next one. The server ends a stream whose collection was dropped. */
   async #next({ id, session }: Cursor): Promise<void> {
     const maxTimeMS = awaitMs(this.#client.options?.socketTimeoutMS)
     // An answer that nobody waits for any more must not hold up the end.

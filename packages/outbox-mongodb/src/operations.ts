@@ -11,6 +11,14 @@ import {
 /** A statement of a bulk write. */
 export type Operation = { readonly filter: object; readonly update: object[] }
 
+/** A statement on what is completed with others: without an update it deletes. */
+interface BehindOperation {
+  readonly filter: object
+  readonly update?: object[]
+}
+
+type Completion = Extract<Settlement, { readonly kind: 'complete' }>
+
 /** Events that are held with exactly these attempt numbers. */
 export function heldFilter(leases: readonly Lease[], state: 'leased' | 'dead'): object {
   const byAttempt = Map.groupBy(leases, ({ attempt }) => attempt)
@@ -22,10 +30,21 @@ export function heldFilter(leases: readonly Lease[], state: 'leased' | 'dead'): 
   return groups.length === 1 && groups[0] ? groups[0] : { $or: groups }
 }
 
+/** A place in a key, and whether another one is before it. */
+export interface Turn {
+  readonly place: number
+  readonly blocked: boolean
+}
+
 /** Inserts an event unless its id is taken; by an update, since only updates know the server's clock. */
-export function appendOperation({ id, type, body, headers, fingerprint, due, leased }: NewEvent): Operation {
+export function appendOperation(
+  { id, type, address, key, body, headers, fingerprint, due, leased }: NewEvent,
+  turn?: Turn,
+): Operation {
   const event = {
     type: { $literal: type },
+    address: { $literal: address },
+    ...(turn && { key: { $literal: key }, place: { $literal: turn.place } }),
     body: { $literal: body },
     headers: { $literal: JSON.stringify(headers) },
     fingerprint: { $literal: fingerprint },
@@ -33,8 +52,7 @@ export function appendOperation({ id, type, body, headers, fingerprint, due, lea
     visible: moment(due),
     attempt: leased ? 1 : 0,
     uncounted: 0,
-    state: leased ? 'leased' : 'waiting',
-    open: true,
+    ...(turn?.blocked ? { state: 'blocked' } : { state: leased ? 'leased' : 'waiting', open: true }),
   }
   const fresh = { $mergeObjects: ['$$ROOT', event] }
   return {
@@ -81,7 +99,12 @@ export function changeOperations(settles: readonly Settlement[]): Operation[] {
   })
 }
 
-function updateBy({ to, inMs: delayMs, error, pardon }: Change): object[] {
+/** Lets a blocked event be taken, once it is due. */
+export const UNBLOCK: object[] = [
+  { $set: { state: 'waiting', open: true, visible: { $max: ['$visible', '$$NOW'] } } },
+]
+
+function updateBy({ to, inMs: delayMs, error, pardon, yields }: Change): object[] {
   const set = {
     state: to,
     ...(to === 'dead' ? { died: '$$NOW' } : { visible: inMs(delayMs) }),
@@ -90,7 +113,29 @@ function updateBy({ to, inMs: delayMs, error, pardon }: Change): object[] {
     ...(pardon !== 'none' && { uncounted: pardon === 'all' ? '$attempt' : { $add: ['$uncounted', 1] } }),
   }
   // What is neither waiting nor leased leaves the due index.
-  return [{ $set: set }, ...(to === 'waiting' ? [] : [{ $unset: 'open' }])]
+  const left = [...(to === 'waiting' ? [] : ['open']), ...(yields ? ['key', 'place'] : [])]
+  return [{ $set: set }, ...(left.length > 0 ? [{ $unset: left }] : [])]
+}
+
+/** Completes what waits right behind the events of settlements, one statement for each different retention. */
+export function completionsBehind(settles: readonly Settlement[]): readonly BehindOperation[] {
+  const completions = settles.filter((settle) => settle.kind === 'complete' && settle.also?.length)
+  const groups = Map.groupBy(completions as readonly Completion[], ({ keepMs }) => keepMs)
+  return [...groups.values()].map((group) => {
+    const [first] = group as [Completion]
+    const change = changeBy(first)
+    const filter = { _id: { $in: group.flatMap(({ also = [] }) => also) }, state: 'blocked' }
+    return change.to === 'deleted' ? { filter } : { filter, update: updateBy(change) }
+  })
+}
+
+/** Leases the events that settlements take after they were let go on, one statement for each length of a lease. */
+export function takeOperations(settles: readonly Settlement[]): Operation[] {
+  const takes = settles.flatMap((settle) => (settle.kind === 'complete' && settle.take) || [])
+  return [...Map.groupBy(takes, ({ leaseMs }) => leaseMs)].map(([leaseMs, group]) => ({
+    filter: { _id: { $in: group.map(({ id }) => id) }, state: 'waiting' },
+    update: [{ $set: { state: 'leased', attempt: { $add: ['$attempt', 1] }, visible: inMs(leaseMs) } }],
+  }))
 }
 
 /** When something is due or expires, by the server's clock unless it is a fixed moment. */

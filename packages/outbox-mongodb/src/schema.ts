@@ -1,5 +1,5 @@
 import { assertKnownSchema, UnsupportedBackendError } from 'outbox-core'
-import { findAll, type MongoDatabase } from './client.ts'
+import { findAll, type MongoCollection, type MongoDatabase } from './client.ts'
 import { hasCode } from './errors.ts'
 
 export interface CollectionNames {
@@ -7,10 +7,21 @@ export interface CollectionNames {
   readonly payloads: string
 }
 
+/** The collection that notes the keys of events. */
+export function keysOf({ events }: CollectionNames): string {
+  return `${events}_keys`
+}
+
 /** An event's document. `open` is there while the event is waiting or leased: the due index has only those. */
 export interface EventDocument {
   readonly _id: string
   readonly type: string
+  /** Missing where a version before addresses has written it. */
+  readonly address?: string
+  /** With `place`, as long as it has one. */
+  readonly key?: string
+  /** Its place among the events of its key, of which the first may be taken. */
+  readonly place?: number
   readonly body: string
   /** JSON, since names of headers may hold dots. */
   readonly headers: string
@@ -19,7 +30,7 @@ export interface EventDocument {
   readonly visible: Date
   readonly attempt: number
   readonly uncounted: number
-  readonly state: 'waiting' | 'leased' | 'done' | 'dead'
+  readonly state: 'waiting' | 'leased' | 'done' | 'dead' | 'blocked'
   readonly open?: true
   /** Which lease took it, so that it can be found again. */
   readonly lease?: string
@@ -34,10 +45,16 @@ interface Index {
   readonly expireAfterSeconds?: number
 }
 
+// With a field that is always the same: only an index that answers for it as well can be skipped through by address.
 const OPEN: Index = {
-  name: 'outbox_open',
-  key: { visible: 1, _id: 1 },
+  name: 'outbox_due',
+  key: { open: 1, address: 1, visible: 1, _id: 1 },
   partialFilterExpression: { open: true },
+}
+const KEYED: Index = {
+  name: 'outbox_keyed',
+  key: { key: 1, place: 1 },
+  partialFilterExpression: { key: { $exists: true } },
 }
 const DONE: Index = {
   name: 'outbox_done',
@@ -55,15 +72,20 @@ const EXPIRES: Index = { name: 'outbox_expires', key: { expires_at: 1 }, expireA
 // by one exact `_id` alone names its index.
 export const BY_ID = { hint: { _id: 1 } } as const
 export const BY_OPEN: { readonly hint: string } = { hint: OPEN.name }
+export const BY_KEY: { readonly hint: string } = { hint: KEYED.name }
 export const BY_RETENTION: { readonly hint: string } = { hint: DONE.name }
 export const BY_DEATH: { readonly hint: string } = { hint: DEAD.name }
 export const BY_EXPIRY: { readonly hint: string } = { hint: EXPIRES.name }
 
 /** Of collections and indexes as they are here. Raised when a worker of the version before could no longer find its way. */
-const VERSION = 1
+const VERSION = 2
 const NOTE = 'schema'
 
+/** Without it a worker of a version before keys takes nothing more: it would settle events and leave their keys held. */
+const BEFORE_ADDRESSES = 'outbox_open'
+
 const NAMESPACE_NOT_FOUND = 26
+const INDEX_NOT_FOUND = 27
 const NAMESPACE_EXISTS = 48
 const WIRE_VERSION_5_0 = 13
 const INDEX_CONFLICTS = [85, 86]
@@ -78,12 +100,21 @@ export async function createCollections(db: MongoDatabase, names: CollectionName
   const notes = db.collection(`${names.events}_notes`)
   const [note] = await findAll<{ version?: unknown }>(notes, { _id: NOTE }, 1)
   if (note) assertKnownSchema(`collection "${names.events}"`, Number(note.version), VERSION)
-  await createCollection(db, names.events, [OPEN, DONE, DEAD])
+  await createCollection(db, names.events, [OPEN, KEYED, DONE, DEAD])
   await createCollection(db, names.payloads, [EXPIRES])
+  await createCollection(db, keysOf(names), [])
   if (note?.version === VERSION) return
+  await giveAddresses(db.collection(names.events))
   // Another process may be of a newer version and quicker.
   const noted = { version: { $max: ['$version', VERSION] } }
   await notes.updateOne({ _id: NOTE }, [{ $set: noted }], { writeConcern: { w: 'majority' }, upsert: true })
+}
+
+/** Gives open events the address that they would have had: those of a version before addresses. */
+export async function giveAddresses(events: MongoCollection): Promise<void> {
+  const without = { open: true, address: null }
+  const options = { ...BY_OPEN, writeConcern: { w: 'majority' } }
+  await events.updateMany(without, [{ $set: { address: '$type' } }], options)
 }
 
 async function createCollection(db: MongoDatabase, name: string, indexes: readonly Index[]): Promise<void> {
@@ -103,6 +134,7 @@ async function createCollection(db: MongoDatabase, name: string, indexes: readon
       throw inTheWay(name, options, cause)
     }
   }
+  if (there.has(BEFORE_ADDRESSES)) await dropUnlessGone(db.collection(name), BEFORE_ADDRESSES)
 }
 
 /** @returns undefined where there is no such collection */
@@ -118,6 +150,13 @@ async function indexesOf(db: MongoDatabase, name: string): Promise<readonly Inde
 async function createUnlessThere(db: MongoDatabase, name: string): Promise<void> {
   await db.createCollection(name).catch((error) => {
     if (!hasCode(error, NAMESPACE_EXISTS)) throw error
+  })
+}
+
+/** Another process may be quicker. */
+async function dropUnlessGone(collection: MongoCollection, index: string): Promise<void> {
+  await collection.dropIndex(index).catch((error) => {
+    if (!hasCode(error, INDEX_NOT_FOUND)) throw error
   })
 }
 

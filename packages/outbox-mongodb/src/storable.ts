@@ -16,6 +16,7 @@ export function assertStorable(outcomes: readonly Outcome[]): void {
   for (const { settle, append, put } of outcomes) {
     for (const { body } of append) assertSize(Buffer.byteLength(body))
     for (const { data } of put) assertSize(data.byteLength)
+    if (settle?.kind === 'complete' && settle.take) assertMs(settle.take.leaseMs)
     if (settle) assertSize(Buffer.byteLength(changeBy(settle).error ?? ''))
   }
 }

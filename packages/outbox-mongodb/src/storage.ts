@@ -1,8 +1,10 @@
 import {
+  type Advanced,
   type DeadPage,
   type DeadQuery,
   type Lease,
   type LeasedEvent,
+  type LeaseRequest,
   type Outcome,
   type OutcomeResult,
   type Purged,
@@ -10,7 +12,9 @@ import {
   type StorageLimits,
   type StorageStats,
   TransactionClosedError,
+  type Waiting,
 } from 'outbox-core'
+import { Advancing } from './advance.ts'
 import {
   findAll,
   type MongoClientLike,
@@ -20,10 +24,11 @@ import {
   type MongoTransactionOptions,
 } from './client.ts'
 import { mapped, mongoWriteError } from './errors.ts'
+import { Keys } from './keys.ts'
 import { Leases } from './lease.ts'
-import { InsertWatch } from './listen.ts'
+import { OpenWatch } from './listen.ts'
 import { heldFilter, inMs } from './operations.ts'
-import { listDead, stats, stored } from './reading.ts'
+import { listDead, stats, stored, waiting } from './reading.ts'
 import {
   BY_EXPIRY,
   BY_ID,
@@ -31,6 +36,7 @@ import {
   type CollectionNames,
   createCollections,
   type EventDocument,
+  keysOf,
 } from './schema.ts'
 import { assertMs, assertStorable, LIMIT_BYTES } from './storable.ts'
 import { assertOpen, MAJORITY, transact, within } from './transaction.ts'
@@ -58,6 +64,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   readonly #payloads: MongoCollection
   readonly #leases: Leases
   readonly #writer: OutcomeWriter
+  readonly #advancing: Advancing<Session>
   readonly listen?: (wake: () => void) => Promise<() => Promise<void>>
 
   constructor(
@@ -71,8 +78,10 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
     this.#names = names
     this.#events = this.#db.collection(names.events)
     this.#payloads = this.#db.collection(names.payloads)
-    this.#leases = new Leases(this.#events)
-    this.#writer = new OutcomeWriter(this.#events, this.#payloads)
+    const keys = new Keys(this.#events, this.#db.collection(keysOf(names)))
+    this.#leases = new Leases(this.#events, keys)
+    this.#writer = new OutcomeWriter(this.#events, this.#payloads, keys)
+    this.#advancing = new Advancing(client, keys)
     if (watch) this.listen = (wake) => this.#watch(wake)
   }
 
@@ -121,11 +130,28 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
     )
   }
 
-  async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
+  async lease(request: LeaseRequest): Promise<readonly LeasedEvent[]> {
+    const { leaseMs } = request
     assertMs(leaseMs)
-    const taken = await mapped(this.#leases.take(limit, leaseMs))
-    // The server's own time of the lease, without asking for it.
-    return taken.map((event) => ({ ...stored(event), leasedAt: event.visible.getTime() - leaseMs }))
+    const taken = await mapped(this.#leases.take(request))
+    const behind = await this.#leases.behind(taken, request)
+    return taken.map((event) => {
+      const next = behind.get(event.key) ?? []
+      return {
+        ...stored(event),
+        // The server's own time of the lease, without asking for it.
+        leasedAt: event.visible.getTime() - leaseMs,
+        ...(next.length > 0 && { behind: next.map(stored) }),
+      }
+    })
+  }
+
+  async waiting(): Promise<readonly Waiting[]> {
+    return waiting(this.#events)
+  }
+
+  async advance(keys?: readonly string[]): Promise<Advanced> {
+    return keys ? this.#advancing.advance(keys) : this.#advancing.walk()
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
@@ -178,7 +204,7 @@ export class MongoStorage<Session extends MongoSession> implements Storage<Sessi
   async close(): Promise<void> {}
 
   async #watch(wake: () => void): Promise<() => Promise<void>> {
-    const watch = new InsertWatch(this.client, this.#db, this.#names.events, wake)
+    const watch = new OpenWatch(this.client, this.#db, this.#names.events, wake)
     await mapped(watch.start())
     return () => watch.end()
   }

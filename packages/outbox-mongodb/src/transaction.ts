@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import {
   ForeignTransactionError,
   TransactionClosedError,
@@ -16,6 +17,9 @@ export function within(session: MongoSession): object {
   return { session, readPreference: 'primary' }
 }
 
+// Who meets an open transaction is told so at once, however long that goes on.
+const LONGEST_PAUSE_MS = 100
+
 /** Runs `work` in a transaction of a session of its own; again when the driver says that it may succeed then. */
 export async function transact<Session extends MongoSession, R>(
   client: MongoClientLike<Session>,
@@ -24,12 +28,12 @@ export async function transact<Session extends MongoSession, R>(
 ): Promise<R> {
   const session = client.startSession()
   let thrown: { readonly error: unknown } | undefined
-  let begun = false
+  let runs = 0
   try {
     let result: R | undefined
     const run = async (): Promise<void> => {
-      begun = true
       thrown = undefined
+      if (runs++ > 0) await sleep(Math.random() * Math.min(2 ** runs, LONGEST_PAUSE_MS))
       try {
         result = await work(session)
       } catch (error) {
@@ -42,7 +46,7 @@ export async function transact<Session extends MongoSession, R>(
   } catch (error) {
     // What the callback threw is the caller's own; the rest happened at commit, unless it was never called.
     if (thrown) throw thrown.error
-    throw begun ? mongoCommitError(error) : mongoError(error)
+    throw runs > 0 ? mongoCommitError(error) : mongoError(error)
   } finally {
     await session.endSession()
   }

@@ -1,5 +1,6 @@
 import { changeBy, type NewEvent, type Outcome, type OutcomeResult, type Settlement } from 'outbox-core'
 import { findAll, type MongoCollection } from './client.ts'
+import type { Keys } from './keys.ts'
 import {
   appendOperation,
   changeOperations,
@@ -7,6 +8,7 @@ import {
   type Operation,
   putOperation,
 } from './operations.ts'
+import { changesKeys, isApplied, Ordering } from './ordering.ts'
 import { BY_ID, type EventDocument } from './schema.ts'
 
 const APPLIED: OutcomeResult = { status: 'applied' }
@@ -16,10 +18,12 @@ const LOST: OutcomeResult = { status: 'lost' }
 export class OutcomeWriter {
   readonly #events: MongoCollection
   readonly #payloads: MongoCollection
+  readonly #ordering: Ordering
 
-  constructor(events: MongoCollection, payloads: MongoCollection) {
+  constructor(events: MongoCollection, payloads: MongoCollection, keys: Keys) {
     this.#events = events
     this.#payloads = payloads
+    this.#ordering = new Ordering(events, keys)
   }
 
   /** Whether `write` is one operation, so that it needs no transaction around it. */
@@ -27,15 +31,17 @@ export class OutcomeWriter {
     const parts = outcomes.map(
       ({ settle, append, put, remove }) => (settle ? 1 : 0) + append.length + put.length + remove.length,
     )
-    return parts.reduce((sum, count) => sum + count, 0) <= 1
+    return parts.reduce((sum, count) => sum + count, 0) <= 1 && !outcomes.some(changesKeys)
   }
 
   /** Applies what can be applied; asks first which leases still hold. */
   async write(outcomes: readonly Outcome[], options: object): Promise<readonly OutcomeResult[]> {
     const results = await this.#look(outcomes, options)
+    const places = await this.#ordering.placesToTake(outcomes, options)
     // What turns out to be a duplicate here is not to be settled either.
-    await this.#append(outcomes, results, options)
+    await this.#append(outcomes, results, places, options)
     await this.#settleAll(outcomes, results, options)
+    await this.#ordering.goOn(outcomes, results, options)
     await this.#changePayloads(outcomes, results, options)
     return results
   }
@@ -51,9 +57,11 @@ export class OutcomeWriter {
   ): Promise<readonly OutcomeResult[] | undefined> {
     if (outcomes.some(mayBeDuplicateOrLost)) return this.write(outcomes, options)
     const results: OutcomeResult[] = outcomes.map(() => APPLIED)
+    const places = await this.#ordering.placesToTake(outcomes, options)
     const held = await this.#settleAll(outcomes, results, options)
     if (!held) return outcomes.length === 1 ? [LOST] : undefined
-    await this.#append(outcomes, results, options)
+    await this.#append(outcomes, results, places, options)
+    await this.#ordering.goOn(outcomes, results, options)
     await this.#changePayloads(outcomes, results, options)
     return results
   }
@@ -65,7 +73,9 @@ export class OutcomeWriter {
     options: object,
   ): Promise<boolean> {
     const settles = outcomes.flatMap(({ settle }, index) => (isApplied(results, index) && settle) || [])
-    return settles.length === 0 || (await this.#settle(settles, options)) === settles.length
+    if (settles.length > 0 && (await this.#settle(settles, options)) < settles.length) return false
+    await this.#ordering.completeBehind(settles, options)
+    return true
   }
 
   async #changePayloads(
@@ -122,10 +132,20 @@ export class OutcomeWriter {
   }
 
   /** Appends what survived settling; an event whose id is taken turns its outcome into a duplicate. */
-  async #append(outcomes: readonly Outcome[], results: OutcomeResult[], options: object): Promise<void> {
-    const events = outcomes.flatMap(({ append }, index) => (isApplied(results, index) ? append : []))
-    const inserted = await upsert(this.#events, events.map(appendOperation), options)
-    const taken = events.filter(({ fingerprint }, index) => fingerprint !== null && !inserted.has(index))
+  async #append(
+    outcomes: readonly Outcome[],
+    results: OutcomeResult[],
+    places: ReadonlyMap<string, number>,
+    options: object,
+  ): Promise<void> {
+    const applied = outcomes.filter((_, index) => isApplied(results, index))
+    const events = applied.flatMap(({ append }) => append)
+    const turns = await this.#ordering.turns(applied, places, options)
+    const operations = events.map((event) => appendOperation(event, turns.get(event)))
+    const inserted = await upsert(this.#events, operations, options)
+    const known = events.filter((_, index) => !inserted.has(index))
+    await this.#ordering.unblockBehind(known, turns, options)
+    const taken = known.filter(({ fingerprint }) => fingerprint !== null)
     if (taken.length === 0) return
     const first = await this.#fingerprints(taken, options)
     for (const [index, outcome] of outcomes.entries()) {
@@ -134,13 +154,17 @@ export class OutcomeWriter {
       const fingerprint = first.get(event.id)
       if (fingerprint !== undefined) results[index] = { status: 'duplicate', fingerprint }
       // One that was completed meanwhile has left its id free.
-      else results[index] = await this.#appendAgain(outcome, options)
+      else results[index] = await this.#appendAgain(outcome, places, options)
     }
   }
 
-  async #appendAgain(outcome: Outcome, options: object): Promise<OutcomeResult> {
+  async #appendAgain(
+    outcome: Outcome,
+    places: ReadonlyMap<string, number>,
+    options: object,
+  ): Promise<OutcomeResult> {
     const results = [APPLIED]
-    await this.#append([outcome], results, options)
+    await this.#append([outcome], results, places, options)
     return results[0] ?? APPLIED
   }
 
@@ -162,10 +186,6 @@ export class OutcomeWriter {
 
 function mayBeDuplicateOrLost({ settle, append }: Outcome): boolean {
   return settle !== undefined && append.some(({ fingerprint }) => fingerprint !== null)
-}
-
-function isApplied(results: readonly OutcomeResult[], index: number): boolean {
-  return results[index]?.status === 'applied'
 }
 
 /** Upserts in one command; returns the positions of what was not there before. */

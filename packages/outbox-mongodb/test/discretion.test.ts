@@ -2,6 +2,7 @@ import { inspect } from 'node:util'
 import * as fc from 'fast-check'
 import { MongoClient } from 'mongodb'
 import { OutboxError, OutboxEventBus } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import pino from 'pino'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
@@ -96,7 +97,7 @@ describe.skipIf(!failpoints)('MongoDB, failing in public', () => {
       () => bus.emit('a', {}),
       () => outbox.transaction(() => bus.emit('a', {})),
       () => outbox.stats(),
-      () => outbox.storage.lease(1, 1_000),
+      () => takeDue(outbox.storage, 1, 1_000),
     ]
     for (const call of calls) {
       const error = await thrownBy(call())

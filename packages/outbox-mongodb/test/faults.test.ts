@@ -6,11 +6,11 @@ import {
   TransactionTimeoutError,
   UnknownOutcomeError,
 } from 'outbox-core'
-import { until } from 'outbox-core/testing'
+import { takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test, vi } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { MongoDBOutbox } from '../src/index.ts'
-import { cleanups, completing, event, opened, outcome, takesFailpoints } from './opened.ts'
+import { cleanups, completing, event, lease, opened, outcome, takesFailpoints } from './opened.ts'
 
 const url = serverUrl()
 const failpoints = url !== undefined && (await takesFailpoints(url))
@@ -103,7 +103,7 @@ describe.skipIf(!failpoints)('MongoDB, failing', () => {
     vi.spyOn(Collection.prototype, 'find').mockImplementationOnce(() => {
       throw reset
     })
-    await expect(outbox.storage.lease(1, 1_000)).rejects.toMatchObject({ transient: true })
+    await expect(lease(outbox.storage, 1)).rejects.toMatchObject({ transient: true })
     vi.restoreAllMocks()
   })
 
@@ -148,7 +148,7 @@ describe.skipIf(!failpoints)('MongoDB, failing', () => {
     const { outbox, failing } = await opened()
     const { storage } = outbox
     await storage.write([outcome({ append: [event('held')] })])
-    const [held] = await storage.lease(1, 60_000)
+    const [held] = await takeDue(storage, 1, 60_000)
     const retry = { kind: 'retry', delayMs: 60_000, error: null, counted: true } as const
     const single = given ?? outcome({ settle: { ...retry, id: 'held', attempt: held?.attempt ?? 0 } })
     await failing(['update', 'delete'], 1, { closeConnection: true })
@@ -160,7 +160,7 @@ describe.skipIf(!failpoints)('MongoDB, failing', () => {
     const { storage } = outbox
     const ids = ['a', 'b', 'c']
     await storage.write([outcome({ append: ids.map((id) => event(id)) })])
-    const leased = await storage.lease(3, 60_000)
+    const leased = await takeDue(storage, 3, 60_000)
     const next = { append: [event('after-b', { due: { inMs: 60_000 } })] }
     const batch = completing(leased).map((one) => (one.settle?.id === 'b' ? { ...one, ...next } : one))
     await failing(['delete'], 1, { blockConnection: true, blockTimeMS: 500 })
@@ -172,6 +172,17 @@ describe.skipIf(!failpoints)('MongoDB, failing', () => {
     await db.collection<{ _id: string }>('outbox_events').updateOne({ _id: 'b' }, { $inc: { attempt: 1 } })
     expect(await writing).toEqual(leased.map(({ id }) => ({ status: id === 'b' ? 'lost' : 'applied' })))
     expect(await db.collection('outbox_events').find().toArray()).toMatchObject([{ _id: 'b', attempt: 2 }])
+  })
+
+  test('a lease whose look at what waits behind it fails is a lease all the same', async () => {
+    const { outbox, failing } = await opened()
+    const { storage } = outbox
+    await storage.write(['1', '2'].map((id) => outcome({ append: [event(id, { key: 'k' })] })))
+    await failing(['aggregate'], 2, { errorCode: 10107 })
+    const addresses = [{ address: 'a', limit: 10 }]
+    const [first] = await storage.lease({ limit: 10, leaseMs: 60_000, behind: 10, addresses })
+    expect(first).toMatchObject({ id: '1', attempt: 1 })
+    expect(first?.behind).toBeUndefined()
   })
 
   test('a dispatcher goes on by itself through errors of a primary that steps down', async () => {
@@ -237,7 +248,7 @@ describe.skipIf(!failpoints)('MongoDB, failing', () => {
     cleanups.push(() => client.close())
     const { storage } = new MongoDBOutbox(client, { database: randomUUID(), logger: false })
     for (const message of [/ECONNREFUSED/, /call client\.connect\(\)/]) {
-      await expect(storage.lease(1, 1_000)).rejects.toMatchObject({
+      await expect(takeDue(storage, 1, 1_000)).rejects.toMatchObject({
         name: 'StorageError',
         transient: true,
         message: expect.stringMatching(message),

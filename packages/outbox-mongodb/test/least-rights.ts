@@ -12,13 +12,15 @@ export interface Privilege {
 export const LEAST_RIGHTS: readonly Privilege[] = [
   { collection: 'outbox_events', actions: EVERYDAY },
   { collection: 'saga_store', actions: EVERYDAY },
+  { collection: 'outbox_events_keys', actions: EVERYDAY },
   { collection: 'outbox_events_notes', actions: ['find'] },
 ]
 
 /** What `initialize` needs beside it, and nothing else does. */
 export const INITIALIZE_RIGHTS: readonly Privilege[] = [
-  { collection: 'outbox_events', actions: ['createCollection', 'createIndex'] },
+  { collection: 'outbox_events', actions: ['createCollection', 'createIndex', 'dropIndex'] },
   { collection: 'saga_store', actions: ['createCollection', 'createIndex'] },
+  { collection: 'outbox_events_keys', actions: ['createCollection'] },
   { collection: 'outbox_events_notes', actions: ['insert', 'update'] },
 ]
 

@@ -13,11 +13,11 @@ import {
   TransactionMissingError,
   UnsupportedBackendError,
 } from 'outbox-core'
-import { until } from 'outbox-core/testing'
+import { takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test, vi } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { MongoDBOutbox } from '../src/index.ts'
-import { cleanups, event, opened, outcome } from './opened.ts'
+import { cleanups, event, lease, opened, outcome } from './opened.ts'
 
 const url = serverUrl()
 
@@ -32,10 +32,10 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     ])
     await bus.emitMany(Array.from({ length: 98 }, () => ({ type: 'a', payload: {} })))
     let events: Awaited<ReturnType<typeof storage.lease>> = []
-    const lease = await during(async () => {
-      events = await storage.lease(100, 60_000)
+    const leasing = await during(async () => {
+      events = await lease(storage, 100)
     })
-    expect(lease).toEqual(['find', 'update', 'find'])
+    expect(leasing).toEqual(['find', 'update', 'find'])
     expect(events).toHaveLength(100)
     const complete = events.map(({ id, attempt }) => ({
       settle: { kind: 'complete', id, attempt, keepMs: 0 } as const,
@@ -44,7 +44,8 @@ describe.skipIf(url === undefined)('MongoDB', () => {
       remove: [],
     }))
     expect((await during(() => storage.write(complete))).length).toBeLessThanOrEqual(2)
-    expect(await during(() => storage.lease(100, 1_000))).toEqual(['find'])
+    expect(await during(() => lease(storage, 100))).toEqual(['find'])
+    expect(await during(() => storage.waiting())).toEqual(['aggregate'])
     expect(await during(() => storage.keep('gone', 1_000))).toEqual(['update'])
     const looks = await during(() =>
       storage.transaction(async (session) => {
@@ -52,7 +53,7 @@ describe.skipIf(url === undefined)('MongoDB', () => {
         await storage.stats(session)
       }),
     )
-    const counts = ['aggregate', 'aggregate', 'aggregate', 'find']
+    const counts = ['aggregate', 'aggregate', 'aggregate', 'aggregate']
     expect(looks).toEqual(['find', ...counts, 'commitTransaction'])
   })
 
@@ -60,7 +61,7 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     const { outbox } = await opened()
     const { storage } = outbox
     await storage.write([outcome({ append: [event('a'), event('b')] })])
-    const [one] = await storage.lease(1, 60_000)
+    const [one] = await takeDue(storage, 1, 60_000)
     const bury = { kind: 'bury', id: one?.id ?? '', attempt: 1, error: 'because' } as const
     await storage.transaction(async (session) => {
       await storage.write([outcome({ settle: bury })], session)
@@ -77,7 +78,7 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     await storage.write([outcome({ append: [event('a'), event('b')] })])
     vi.useFakeTimers({ toFake: ['Date'], now: 0 })
     try {
-      for (const { createdAt, leasedAt } of await storage.lease(2, 3_600_000)) {
+      for (const { createdAt, leasedAt } of await takeDue(storage, 2, 3_600_000)) {
         expect(leasedAt).toBeGreaterThanOrEqual(createdAt)
         expect(leasedAt - createdAt).toBeLessThan(60_000)
       }
@@ -91,10 +92,10 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     const { storage } = outbox
     await bus.emitMany(Array.from({ length: 400 }, () => ({ type: 'a', payload: {} })))
     let events: Awaited<ReturnType<typeof storage.lease>> = []
-    const lease = await during(async () => {
-      events = await storage.lease(400, 60_000)
+    const leasing = await during(async () => {
+      events = await lease(storage, 400)
     })
-    expect(lease).toEqual(['find', 'update', 'find'])
+    expect(leasing).toEqual(['find', 'update', 'find'])
     expect(events).toHaveLength(400)
     const one = events.at(-1)
     const stale = events.map(({ id, attempt }) => ({ id, attempt: id === one?.id ? attempt + 1 : attempt }))
@@ -115,16 +116,16 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     const { outbox, bus, during } = await opened()
     const { storage } = outbox
     await bus.emitMany(Array.from({ length: 50 }, () => ({ type: 'a', payload: {} })))
-    const events = await storage.lease(50, 60_000)
+    const events = await takeDue(storage, 50, 60_000)
     const steps = events.map(({ id, attempt }, n) => ({
       settle: { kind: 'complete', id, attempt, keepMs: 0 } as const,
-      append: [{ id: `next-${n}`, type: 'a', body: '{}', headers: {}, due: { inMs: 0 }, fingerprint: null }],
+      append: [event(`next-${n}`)],
       put: [],
       remove: [],
     }))
     expect(await during(() => storage.write(steps))).toEqual(['delete', 'update', 'commitTransaction'])
     expect(await outbox.stats()).toMatchObject({ due: 50, leased: 0 })
-    const next = await storage.lease(50, 60_000)
+    const next = await takeDue(storage, 50, 60_000)
     const claims = next.map(({ id, attempt }, n) => ({
       settle: { kind: 'complete', id, attempt, keepMs: 0 } as const,
       append: [event(`last-${n}`)],
@@ -163,7 +164,7 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     const sent: Document[] = []
     client.on('commandStarted', ({ command }) => sent.push(command))
     await bus.emitMany(Array.from({ length: 300 }, () => ({ type: 'a', payload: {} })))
-    const events = await storage.lease(300, 60_000)
+    const events = await takeDue(storage, 300, 60_000)
     const bury = { kind: 'bury', error: 'because' } as const
     const keep = { kind: 'complete', keepMs: 3_600_000 } as const
     const ends = events.slice(0, 200).map(({ id, attempt }, n) => ({ id, attempt, ...(n % 2 ? bury : keep) }))
@@ -175,7 +176,7 @@ describe.skipIf(url === undefined)('MongoDB', () => {
     )
     await bus.emitMany(Array.from({ length: 5 }, () => ({ type: 'a', payload: {} })))
     const looks: [string, () => Promise<unknown>, number][] = [
-      ['lease', () => storage.lease(3, 1_000), 3],
+      ['lease', () => lease(storage, 3), 3],
       ['purge', () => storage.purge(10), 0],
       ['listDead', () => storage.listDead({ limit: 3 }), 3],
       ['getPayload', () => storage.getPayload('p1'), 1],

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { type ClientSession, MongoClient, type MongoClientOptions } from 'mongodb'
-import { type NewEvent, OutboxEventBus, type Outcome } from 'outbox-core'
+import { type Lease, type LeasedEvent, type NewEvent, OutboxEventBus, type Outcome } from 'outbox-core'
 import { until } from 'outbox-core/testing'
 import { afterEach, inject } from 'vitest'
 import { MongoDBOutbox, type MongoDBOutboxOptions } from '../src/index.ts'
@@ -70,12 +70,29 @@ export function outcome(parts: Partial<Outcome>): Outcome {
 }
 
 export function event(id: string, changes: Partial<NewEvent> = {}): NewEvent {
-  return { id, type: 'a', body: '{}', headers: {}, due: { inMs: 0 }, fingerprint: null, ...changes }
+  const { type = 'a' } = changes
+  const plain = { address: type, key: null, body: '{}', headers: {}, due: { inMs: 0 }, fingerprint: null }
+  return { id, type, ...plain, ...changes }
+}
+
+/** Leases what is due at some addresses, as a worker that knows them does. */
+export function lease(
+  storage: MongoDBOutbox<ClientSession>['storage'],
+  limit: number,
+  addresses: readonly string[] = ['a'],
+): Promise<readonly LeasedEvent[]> {
+  return storage.lease({
+    limit,
+    leaseMs: 60_000,
+    addresses: addresses.map((address) => ({ address, limit })),
+  })
 }
 
 /** Completes what was leased, without retention. */
-export function completing(leases: readonly { readonly id: string; readonly attempt: number }[]): Outcome[] {
-  return leases.map(({ id, attempt }) => outcome({ settle: { kind: 'complete', id, attempt, keepMs: 0 } }))
+export function completing(leases: readonly (Lease & { readonly key?: string | null })[]): Outcome[] {
+  return leases.map(({ id, attempt, key = null }) =>
+    outcome({ settle: { kind: 'complete', id, attempt, key, keepMs: 0 } }),
+  )
 }
 
 // Longer than any test takes: one that was killed has left its turn behind.

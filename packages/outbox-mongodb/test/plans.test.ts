@@ -1,8 +1,10 @@
 import type { Document } from 'mongodb'
 import type { Lease, Settlement } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
-import { cleanups, type Opened, opened, outcome } from './opened.ts'
+import { cleanups, completing, event, lease, type Opened, opened, outcome } from './opened.ts'
+import { looked, produce } from './profiled.ts'
 
 const url = serverUrl()
 
@@ -11,7 +13,8 @@ const EACH = 40_000
 const HOUR_MS = 3_600_000
 
 /** Fills both collections, each in one statement of the server, and has the indexes made of what is there. */
-async function fill({ db, outbox }: Opened): Promise<void> {
+async function fill(place: Opened): Promise<void> {
+  const { db, outbox } = place
   const ago = (ms: number) => ({ $subtract: ['$$NOW', ms] })
   const kinds = [
     { kind: 'due', state: 'waiting', open: true, visible: { $add: [ago(HOUR_MS), '$n'] } },
@@ -31,40 +34,18 @@ async function fill({ db, outbox }: Opened): Promise<void> {
       ...fields,
     },
   }))
-  const plain = { type: 'a', body: '{}', headers: '{}', fingerprint: null, created: '$$NOW' }
+  const plain = { type: 'a', address: 'a', body: '{}', headers: '{}', fingerprint: null, created: '$$NOW' }
   const counts = { attempt: { $literal: 1 }, uncounted: { $literal: 0 } }
-  await db.collection('numbers').insertOne({})
-  const numbers = [{ $project: { n: { $range: [0, EACH * kinds.length] } } }, { $unwind: '$n' }]
   const events = { $mergeObjects: [plain, counts, { $switch: { branches } }] }
   await db.collection('outbox_events').drop()
-  await db
-    .collection('numbers')
-    .aggregate([...numbers, { $replaceWith: events }, { $out: 'outbox_events' }])
-    .toArray()
+  await produce(place, EACH * kinds.length, events, { $out: 'outbox_events' })
   const payload = {
     _id: { $concat: ['p', { $toString: '$n' }] },
     data: 'x',
     expires_at: { $add: ['$$NOW', { $cond: [{ $lt: ['$n', 1_000] }, -1, HOUR_MS] }] },
   }
-  await db
-    .collection('numbers')
-    .aggregate([...numbers, { $limit: EACH }, { $replaceWith: payload }, { $out: 'saga_store' }])
-    .toArray()
+  await produce(place, EACH, payload, { $out: 'saga_store' })
   await outbox.initialize()
-}
-
-/** What the server looked at for each command of `work`, by its profiler. */
-async function looked({ db }: Opened, work: () => Promise<unknown>): Promise<Document[]> {
-  await db.collection('system.profile').drop()
-  await db.command({ profile: 2, slowms: 0 })
-  try {
-    await work()
-  } finally {
-    await db.command({ profile: 0 })
-  }
-  const ours = { ns: { $in: ['outbox_events', 'saga_store'].map((name) => `${db.databaseName}.${name}`) } }
-  const found = await db.collection('system.profile').find(ours).sort({ ts: 1 }).toArray()
-  return found.filter(({ keysExamined }) => keysExamined !== undefined)
 }
 
 /** A server that has got used to the plans that its planner takes to when it is not told. */
@@ -80,7 +61,7 @@ async function spoilPlans({ db }: Opened, ids: readonly string[]): Promise<void>
 }
 
 const settles = (leases: readonly Lease[], settle: object) =>
-  leases.map(({ id, attempt }) => outcome({ settle: { ...settle, id, attempt } as Settlement }))
+  leases.map((lease) => outcome({ settle: { ...lease, ...settle } as Settlement }))
 
 describe.skipIf(url === undefined)('MongoDB, with 200,000 events of all kinds', () => {
   let place: Opened
@@ -117,7 +98,7 @@ describe.skipIf(url === undefined)('MongoDB, with 200,000 events of all kinds', 
   test('a lease of 400', async () => {
     const { storage } = place.outbox
     await expectNarrow(400, async () => {
-      leased = await storage.lease(400, HOUR_MS)
+      leased = await lease(storage, 400, ['a', 'nobodys'])
     })
     expect(leased.map(({ id }) => id)).toEqual(Array.from({ length: 400 }, (_, n) => `due-${n * 5}`))
   })
@@ -184,7 +165,11 @@ describe.skipIf(url === undefined)('MongoDB, with 200,000 events of all kinds', 
     const kinds = Object.fromEntries(
       commands.map(({ planSummary, docsExamined }) => [planSummary, docsExamined]),
     )
-    expect(Object.keys(kinds).sort()).toEqual(['IXSCAN { died: 1, _id: 1 }', 'IXSCAN { visible: 1, _id: 1 }'])
+    expect(Object.keys(kinds).sort()).toEqual([
+      'IXSCAN { died: 1, _id: 1 }',
+      'IXSCAN { key: 1, place: 1 }',
+      'IXSCAN { open: 1, address: 1, visible: 1, _id: 1 }',
+    ])
     for (const { docsExamined } of commands) expect(docsExamined).toBeLessThanOrEqual(2 * EACH + 1_000)
   })
 
@@ -193,8 +178,8 @@ describe.skipIf(url === undefined)('MongoDB, with 200,000 events of all kinds', 
     const { storage } = outbox
     const sent: Document[] = []
     client.on('commandStarted', ({ command }) => sent.push(command))
-    await storage.write([outcome({ append: ['a', 'b', 'c'].map((id) => ({ ...EVENT, id })) })])
-    const some = await storage.lease(3, HOUR_MS)
+    await storage.write([outcome({ append: ['a', 'b', 'c'].map((id) => event(id)) })])
+    const some = await takeDue(storage, 10, HOUR_MS)
     await storage.extend(some, HOUR_MS)
     await storage.write(settles(some, { kind: 'bury', error: 'because' }))
     await storage.listDead({ limit: 3 })
@@ -206,13 +191,27 @@ describe.skipIf(url === undefined)('MongoDB, with 200,000 events of all kinds', 
     await storage.getPayload('p')
     await storage.purge(3)
     await outbox.stats()
+    const pairs = ['k', 'l', 'm'].flatMap((key) => [1, 2].map((n) => event(`${key}${n}`, { key })))
+    await storage.write([outcome({ append: pairs.slice(0, 2) })])
+    await storage.write([outcome({ append: pairs })])
+    for (let round = 0; round < 2; round++) {
+      const [one, ...others] = await takeDue(storage, 10, HOUR_MS)
+      await storage.write(completing(others))
+      await storage.write(settles(one ? [one] : [], { kind: 'bury', error: 'because' }))
+      await storage.listDead({ limit: 3 })
+      await storage.write(settles(one ? [one] : [], { kind: 'discard' }))
+    }
+    await storage.advance?.(['k', 'l', 'unknown'])
+    await storage.advance?.()
+    for (const share of [1, 2, 3]) {
+      const addresses = ['a', 'b'].map((address) => ({ address, limit: share }))
+      await storage.lease({ limit: 3, leaseMs: HOUR_MS, addresses })
+    }
     const statements = sent.flatMap((command) => command['updates'] ?? command['deletes'] ?? [command])
-    const looks = statements.filter(({ q, filter, pipeline }) => q ?? filter ?? pipeline)
-    expect(looks.length).toBeGreaterThan(15)
-    for (const { q, hint } of looks) {
-      if (hint === undefined) expect(q).toEqual({ _id: expect.any(String) })
+    const looks = statements.filter(({ q, query, filter, pipeline }) => q ?? query ?? filter ?? pipeline)
+    expect(looks.length).toBeGreaterThan(40)
+    for (const { q, query, hint } of looks) {
+      if (hint === undefined) expect(q ?? query).toEqual({ _id: expect.any(String) })
     }
   })
 })
-
-const EVENT = { type: 'a', body: '{}', headers: {}, due: { inMs: 0 }, fingerprint: null } as const

@@ -2,6 +2,7 @@ import { inspect } from 'node:util'
 import { BSON, MongoClient } from 'mongodb'
 import { MongoClient as MongoClient6 } from 'mongodb6'
 import { type Outcome, StorageError } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { mongoError } from '../src/errors.ts'
@@ -169,8 +170,8 @@ describe.skipIf(url === undefined)('MongoDB, refusing', () => {
     const { db, outbox } = await opened()
     const { storage } = outbox
     await storage.write([outcome({ append: [event('a')] })])
-    for (const ms of [Number.NaN, 9e15]) expectRefusal(await thrownBy(storage.lease(1, ms)))
-    const [lease] = await storage.lease(1, 60_000)
+    for (const ms of [Number.NaN, 9e15]) expectRefusal(await thrownBy(takeDue(storage, 1, ms)))
+    const [lease] = await takeDue(storage, 1, 60_000)
     const held = { id: 'a', attempt: lease?.attempt ?? 0 }
     for (const ms of [Number.NaN, 9e15]) expectRefusal(await thrownBy(storage.extend([held], ms)))
     await storage.write([outcome({ settle: { ...held, kind: 'complete', keepMs: 60_000 } })])

@@ -1,9 +1,10 @@
 import type { MongoClientOptions } from 'mongodb'
 import type { Outcome, Settlement } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { FaultyNetwork } from '../../../test/faults/proxy.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
-import { cleanups, event, type Opened, opened, outcome } from './opened.ts'
+import { cleanups, completing, event, lease, type Opened, opened, outcome } from './opened.ts'
 
 const url = serverUrl()
 
@@ -19,7 +20,7 @@ async function cuttable(options: MongoClientOptions = {}): Promise<Opened & { ne
 
 async function held({ outbox: { storage } }: Opened, ...ids: string[]): Promise<void> {
   await storage.write([outcome({ append: ids.map((id) => event(id)) })])
-  expect(await storage.lease(ids.length, MINUTE)).toHaveLength(ids.length)
+  expect(await takeDue(storage, ids.length, MINUTE)).toHaveLength(ids.length)
 }
 
 const settle = (id: string, kind: object): Outcome =>
@@ -38,14 +39,14 @@ describe.skipIf(url === undefined)('MongoDB, an answer that was lost', () => {
     const { storage } = outbox
     await storage.write([outcome({ append: ['a', 'b', 'c'].map((id) => event(id)) })])
     const cut = network.cutAnswer(/\bupdate\b/)
-    const leased = await storage.lease(2, MINUTE)
+    const leased = await takeDue(storage, 2, MINUTE)
     await cut
     expect(leased).toMatchObject([
       { id: 'a', attempt: 1 },
       { id: 'b', attempt: 1 },
     ])
     expect(await db.collection('outbox_events').countDocuments({ state: 'leased' })).toBe(2)
-    expect(await storage.lease(2, MINUTE)).toMatchObject([{ id: 'c', attempt: 1 }])
+    expect(await takeDue(storage, 2, MINUTE)).toMatchObject([{ id: 'c', attempt: 1 }])
   })
 
   test.each([
@@ -58,15 +59,31 @@ describe.skipIf(url === undefined)('MongoDB, an answer that was lost', () => {
     const cuts = (async () => {
       for (let n = 0; n < times; n++) await network.cutAnswer(command)
     })()
-    const failed = storage.lease(2, MINUTE).catch((error: unknown) => error)
+    const failed = takeDue(storage, 2, MINUTE).catch((error: unknown) => error)
     expect(await failed).toMatchObject({ code: 'OUTBOX_STORAGE', transient: true })
     await cuts
     expect(await db.collection('outbox_events').countDocuments({ state: 'leased' })).toBe(2)
-    const [one] = await storage.lease(1, MINUTE)
+    const [one] = await takeDue(storage, 1, MINUTE)
     expect(one).toMatchObject({ id: 'a', attempt: 1 })
-    expect(await storage.lease(2, MINUTE)).toMatchObject([{ id: 'b', attempt: 1 }])
-    expect(await storage.lease(2, MINUTE)).toMatchObject([{ id: 'c', attempt: 1 }])
-    expect(await storage.lease(2, MINUTE)).toEqual([])
+    expect(await takeDue(storage, 2, MINUTE)).toMatchObject([{ id: 'b', attempt: 1 }])
+    expect(await takeDue(storage, 2, MINUTE)).toMatchObject([{ id: 'c', attempt: 1 }])
+    expect(await takeDue(storage, 2, MINUTE)).toEqual([])
+  })
+
+  test('of a lease for good: only who asks for its addresses has its events', async () => {
+    const { outbox, network } = await cuttable({ retryReads: false })
+    const { storage } = outbox
+    const events = ['a', 'b', 'a', 'a'].map((type, n) => event(`${type}${n}`, { type, due: { at: n } }))
+    await storage.write([outcome({ append: events })])
+    const cut = network.cutAnswer(/\bfind\b[\s\S]*\blease\b/)
+    await lease(storage, 3, ['a', 'b']).catch(() => {})
+    await cut
+    expect((await lease(storage, 10, ['b'])).map(({ id }) => id)).toEqual(['b1'])
+    expect(await lease(storage, 10, ['b'])).toEqual([])
+    expect((await lease(storage, 1, ['a'])).map(({ id }) => id)).toEqual(['a0'])
+    expect((await lease(storage, 10, ['a', 'b'])).map(({ id }) => id)).toEqual(['a2'])
+    expect((await lease(storage, 10, ['a', 'b'])).map(({ id }) => id)).toEqual(['a3'])
+    expect(await lease(storage, 10, ['a', 'b'])).toEqual([])
   })
 
   describe.each([
@@ -84,6 +101,31 @@ describe.skipIf(url === undefined)('MongoDB, an answer that was lost', () => {
       const results = await outbox.storage.write([settle('b', kind), settle('c', kind)])
       expect(results).toEqual([{ status: 'applied' }, { status: 'applied' }])
       await batch
+    })
+
+    test('of whatever is done with a key: done once, in order', async () => {
+      const { db, outbox, network } = await cuttable(options)
+      const { storage } = outbox
+      const appended = network.cutAnswer(/\bcommitTransaction\b/)
+      const keyed = (id: string) => outcome({ append: [event(id, { key: 'k' })] })
+      expect(await storage.write([keyed('a')])).toEqual([{ status: 'applied' }])
+      await appended
+      await storage.write([keyed('b')])
+      expect(await storage.write([keyed('a')])).toEqual([{ status: 'applied' }])
+      const settled = network.cutAnswer(/\bcommitTransaction\b/)
+      const first = await lease(storage, 10)
+      expect(first.map(({ id }) => id)).toEqual(['a'])
+      expect(await storage.write(completing(first))).toEqual([{ status: 'applied' }])
+      await settled
+      expect(await storage.write(completing(first))).toEqual([{ status: 'lost' }])
+      const last = await lease(storage, 10)
+      expect(last.map(({ id }) => id)).toEqual(['b'])
+      expect(await storage.write(completing(last))).toEqual([{ status: 'applied', unsure: true }])
+      const forgotten = network.cutAnswer(/\bcommitTransaction\b/)
+      expect(await storage.advance?.(['k'])).toEqual({ events: 0, busy: [] })
+      await forgotten
+      expect(await db.collection('outbox_events').countDocuments()).toBe(0)
+      expect(await db.collection('outbox_events_keys').countDocuments()).toBe(0)
     })
 
     test('of a step, of an event, of a payload: each is there once', async () => {

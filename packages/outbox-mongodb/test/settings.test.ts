@@ -1,11 +1,11 @@
 import { type ClientSession, MongoClient, type MongoClientOptions } from 'mongodb'
 import { InvalidClaimIdError, UnsupportedBackendError } from 'outbox-core'
-import { until } from 'outbox-core/testing'
+import { takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { MongoDBOutbox } from '../src/index.ts'
 import { countConnections } from './backend.ts'
-import { cleanups, event, opened, outcome } from './opened.ts'
+import { cleanups, completing, event, opened, outcome } from './opened.ts'
 
 const url = serverUrl()
 
@@ -71,9 +71,9 @@ describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
     await bus.emit('a', { n: 1 }, { id: 'order-1' })
     expect([...((await store.get('claim')) ?? [])]).toEqual([1, 2, 3])
     expect(await outbox.stats()).toMatchObject({ due: 1, oldestDueMs: expect.any(Number) })
-    const [leased] = await storage.lease(10, 60_000)
+    const [leased] = await takeDue(storage, 10, 60_000)
     expect(leased).toEqual({
-      ...{ id: 'order-1', type: 'a', body: '{"n":1}', headers: { 'x.y': 'z' } },
+      ...{ id: 'order-1', type: 'a', address: 'a', key: null, body: '{"n":1}', headers: { 'x.y': 'z' } },
       ...{ attempt: 1, uncounted: 0, createdAt: expect.any(Number), leasedAt: expect.any(Number) },
     })
     const bury = { kind: 'bury', id: 'order-1', attempt: 1, error: 'because' } as const
@@ -81,6 +81,15 @@ describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
     const { events } = await storage.listDead({ limit: 10 })
     expect(events).toMatchObject([{ attempt: 1, error: 'because', diedAt: expect.any(Number) }])
     expect(await storage.purge(10)).toEqual({ events: 0, payloads: 0 })
+    const keyed = ['k1', 'k2', 'l1', 'l2'].map((id) => event(id, { key: id.slice(0, 1) }))
+    await storage.write([outcome({ append: keyed })])
+    await storage.write([outcome({ append: [event('k3', { key: 'k' })] })])
+    for (const ids of [['k1', 'l1'], ['k2', 'l2'], ['k3']]) {
+      const taken = await takeDue(storage, 10, 60_000)
+      expect(taken.map(({ id }) => id).sort()).toEqual(ids)
+      for (const one of completing(taken)) await storage.write([one])
+    }
+    expect(await storage.advance?.(['k', 'l'])).toEqual({ events: 0, busy: [] })
   })
 
   test('the largest event and the largest payload fit, alone and together', async () => {
@@ -97,7 +106,7 @@ describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
     for (const id of ['alone', 'beside']) {
       expect(data.equals((await storage.getPayload(id)) ?? Buffer.of())).toBe(true)
     }
-    const leased = await storage.lease(10, 60_000)
+    const leased = await takeDue(storage, 10, 60_000)
     expect(leased[0]?.body.length).toBe(body.length)
     const [first] = leased
     const bury = { kind: 'bury', id: 'big', attempt: first?.attempt ?? 0, error: 'e'.repeat(2_000) } as const
@@ -135,7 +144,7 @@ describe.skipIf(url === undefined)('MongoDB, set up otherwise', () => {
     const { storage } = outbox
     const strange = { type: '$$ROOT', body: '"$body"', headers: { a: '$$NOW', b: '{"$gt":""}' } }
     await storage.write([outcome({ append: [event('$_id', strange)] })])
-    const [leased] = await storage.lease(1, 60_000)
+    const [leased] = await takeDue(storage, 1, 60_000)
     expect(leased).toMatchObject({ id: '$_id', ...strange })
     const bury = { kind: 'bury', id: '$_id', attempt: 1, error: '$$REMOVE' } as const
     await storage.write([outcome({ settle: bury })])

@@ -19,13 +19,14 @@ import { type PostgresTableOptions, postgresTables } from 'outbox-core/sql'
 export interface OutboxTables {
   readonly events: PgTable
   readonly payloads: PgTable
+  readonly keys: PgTable
   readonly migrations: PgTable
 }
 
 /**
- * The outbox's tables for drizzle-kit: `export const { events, payloads, migrations } = outboxTables()` in your schema
- * file makes `drizzle-kit generate` create them. `outbox.initialize()` is not needed then. Called by their owner it adds
- * what Drizzle can't express, which is speed: how `data` and `body` are stored, and how often the events are vacuumed.
+ * The outbox's tables for drizzle-kit: `export const { events, payloads, keys, migrations } = outboxTables()` in your
+ * schema file makes `drizzle-kit generate` create them. `outbox.initialize()` is not needed then. Called by their owner it
+ * adds what Drizzle can't express, which is speed: how `data` and `body` are stored, and how often tables are vacuumed.
  *
  * @param options the same names as the outbox's
  * @throws ConfigurationError naming the option and its value
@@ -45,6 +46,10 @@ export function outboxTables(options: PostgresTableOptions = {}): OutboxTables {
       },
       (row) => [index(`${names.payloads}_expires`).on(row.expiresAt)],
     ),
+    keys: table(names.keys, {
+      key: asciiText('key').primaryKey(),
+      version: bigint('version', { mode: 'bigint' }).notNull(),
+    }),
     migrations: table(
       names.migrations,
       {
@@ -74,9 +79,15 @@ function eventsTable(table: PgTableFn, name: string): PgTable {
       state: smallint('state').notNull().default(0),
       error: text('error'),
       diedAt: moment('died_at'),
+      address: asciiText('address'),
+      key: asciiText('key'),
+      place: bigint('place', { mode: 'bigint' }).array(),
     },
     (row) => [
-      index(`${name}_open`).on(row.visibleAt, row.seq).where(sql`state < 2`),
+      index(`${name}_address`)
+        .on(sql`(coalesce(address, type) COLLATE "C")`, row.visibleAt, row.seq)
+        .where(sql`state < 2`),
+      index(`${name}_key`).on(row.key, row.place).where(sql`key IS NOT NULL`),
       index(`${name}_done`).on(row.visibleAt).where(sql`state = 2`),
       index(`${name}_dead`).on(row.diedAt, row.seq).where(sql`state = 3`),
     ],

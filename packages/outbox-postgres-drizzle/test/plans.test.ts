@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { takeDue } from 'outbox-core/testing'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
@@ -23,11 +24,14 @@ describe.skipIf(url === undefined)('query plans on a large table', () => {
     await raw.query(`CREATE SCHEMA ${schema}`)
     client = await nodePostgres(url, schema, 1)
     await client.outbox({ schema }).initialize()
-    // 100,000 due, 50,000 done, 50,000 dead, 50,000 payloads, a tenth of them expired.
+    // 100,000 due, 50,000 done, 50,000 dead, 50,000 keys, 50,000 payloads, a tenth of them expired.
     await raw.query(`INSERT INTO ${schema}.outbox_events (id, type, body, headers, created_at, visible_at, state, died_at)
       SELECT 'event-' || n, 'type', '{}', '{}', now(), now() - n * interval '1 ms',
         CASE n % 4 WHEN 0 THEN 2 WHEN 1 THEN 3 ELSE 0 END, CASE n % 4 WHEN 1 THEN now() END
       FROM generate_series(1, 200000) AS n`)
+    await raw.query(
+      `INSERT INTO ${schema}.outbox_events_keys SELECT 'key-' || n, 1 FROM generate_series(1, 50000) AS n`,
+    )
     await raw.query(`INSERT INTO ${schema}.saga_store (id, data, expires_at)
       SELECT 'claim-' || n, '\\x00', now() + (n - 5000) * interval '1 s' FROM generate_series(1, 50000) AS n`)
   })
@@ -57,17 +61,13 @@ describe.skipIf(url === undefined)('query plans on a large table', () => {
       if (statistics === 'after ANALYZE') await raw.query('ANALYZE')
       const { storage } = client.outbox({ schema })
       client.queries.length = 0
-      const events = await storage.lease(100, 60_000)
+      const events = await takeDue(storage, 100, 60_000)
       expect(events).toHaveLength(100)
       await storage.extend(events, 60_000)
       const [first, ...rest] = events
       const next = (id: string, fingerprint: string | null = null) => ({
-        id: `next-${id}`,
-        type: 'a',
-        body: '{}',
-        headers: {},
-        due: { inMs: 0 },
-        fingerprint,
+        ...{ id: `next-${id}`, type: 'a', address: 'a', key: null, body: '{}' },
+        ...{ headers: {}, due: { inMs: 0 }, fingerprint },
       })
       await storage.write([
         ...rest.map(({ id, attempt }, n) => ({
@@ -83,7 +83,7 @@ describe.skipIf(url === undefined)('query plans on a large table', () => {
           remove: [],
         },
       ])
-      const [named] = await storage.lease(1, 60_000)
+      const [named] = await takeDue(storage, 1, 60_000)
       if (!named) throw new Error('more are due')
       const step = { id: named.id, attempt: 1, kind: 'complete', keepMs: 0 } as const
       await storage.write([
@@ -95,8 +95,23 @@ describe.skipIf(url === undefined)('query plans on a large table', () => {
       await storage.purge(100)
       await storage.listDead({ limit: 100 })
       await storage.listDead({ limit: 100, ids: ['event-1', 'event-5'] })
+      const keyed = (id: string) => ({ ...next(`${id} ${statistics}`), key: 'key' })
+      for (const id of ['first', 'second']) {
+        await storage.write([{ append: [keyed(id)], put: [], remove: [] }])
+      }
+      const addresses = [{ address: 'a', limit: 1_000 }]
+      const found = await storage.lease({ limit: 1_000, leaseMs: 60_000, addresses })
+      const settle = found.flatMap(({ id, attempt, key }) =>
+        key === null ? [] : [{ kind: 'complete', id, attempt, key, keepMs: 0 } as const],
+      )
+      expect(settle).toHaveLength(1)
+      await storage.write(
+        settle.map((one) => ({ settle: one, append: [keyed('third')], put: [], remove: [] })),
+      )
+      await storage.advance?.(['key', 'other'])
+      await storage.advance?.()
       const queries = client.queries.splice(0)
-      expect(queries).toHaveLength(12)
+      expect(queries).toHaveLength(20)
       const scanning: object[] = []
       for (const query of queries) {
         const tables = await scanned(query)
@@ -117,7 +132,8 @@ describe.skipIf(url === undefined)('query plans on a large table', () => {
       SELECT 'event-' || n, 'type', '{}', '{}', now(), now() - n * interval '1 ms' FROM generate_series(1, 20000) AS n`)
     await raw.query(`ANALYZE ${schema}.smaller`)
     client.queries.length = 0
-    expect(await storage.lease(500, 60_000)).toHaveLength(500)
+    const request = { limit: 500, leaseMs: 60_000, addresses: [{ address: 'type', limit: 500 }] }
+    expect(await storage.lease(request)).toHaveLength(500)
     const [lease] = client.queries
     if (!lease) throw new Error('a lease is a query')
     expect(await scanned(lease)).toEqual([])
@@ -129,7 +145,7 @@ describe.skipIf(url === undefined)('query plans on a large table', () => {
     await storage.initialize()
     await raw.query(`INSERT INTO ${schema}.twice (id, seq, type, body, headers, created_at, visible_at)
       OVERRIDING SYSTEM VALUE SELECT 'event-' || n, n % 3, 'type', '{}', '{}', now(), now() FROM generate_series(1, 9) AS n`)
-    const ids = (await storage.lease(10, 60_000)).map(({ id }) => id)
+    const ids = (await takeDue(storage, 10, 60_000)).map(({ id }) => id)
     expect(ids.sort()).toEqual(Array.from({ length: 9 }, (_, n) => `event-${n + 1}`))
   })
 })

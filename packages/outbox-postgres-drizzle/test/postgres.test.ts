@@ -8,6 +8,7 @@ import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { FaultyNetwork } from '../../../test/faults/proxy.ts'
 import { postgresFaults } from '../../../test/postgres-faults.ts'
+import { postgresKeys } from '../../../test/postgres-keys.ts'
 import { postgresParts } from '../../../test/postgres-parts.ts'
 import { postgresRefusals } from '../../../test/postgres-refusals.ts'
 import { postgresSuite } from '../../../test/postgres-suite.ts'
@@ -42,6 +43,8 @@ describe.skipIf(url === undefined)('Postgres', () => {
   postgresSuite('Drizzle on postgres.js', url, postgresJs)
   postgresFaults('Drizzle on node-postgres, faults', url, nodePostgres)
   postgresFaults('Drizzle on postgres.js, faults', url, postgresJs)
+  postgresKeys('Drizzle on node-postgres, keys', url, nodePostgres, { isolationLevel: 'repeatable read' })
+  postgresKeys('Drizzle on postgres.js, keys', url, postgresJs, { isolationLevel: 'repeatable read' })
   postgresParts('Drizzle on node-postgres, parts', url, nodePostgres)
   postgresParts('Drizzle on postgres.js, parts', url, postgresJs)
   postgresRefusals('Drizzle on node-postgres, refusals', url, nodePostgres)

@@ -4,6 +4,7 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { OutboxEventBus } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { catalog, tuning } from '../../../test/postgres-catalog.ts'
@@ -44,7 +45,7 @@ describe.skipIf(url === undefined)('Postgres', () => {
       try {
         await client.outbox({ schema: byUs, tables }).initialize()
         const created = await catalog(raw, byUs)
-        expect(created).toMatchObject({ columns: { length: 19 }, indexes: { length: 7 } })
+        expect(created).toMatchObject({ columns: { length: 24 }, indexes: { length: 9 } })
         expect(await catalog(raw, byKit)).toEqual(created)
         // On tables that drizzle-kit made, initialize adds only what Drizzle can't express.
         const outbox = client.outbox({ schema: byKit, tables, logger: false })
@@ -53,7 +54,7 @@ describe.skipIf(url === undefined)('Postgres', () => {
         await outbox.initialize()
         expect(await catalog(raw, byKit)).toEqual(created)
         expect(await tuning(raw, byKit)).toEqual(await tuning(raw, byUs))
-        expect(await outbox.storage.lease(10, 1_000)).toMatchObject([{ type: 'before' }])
+        expect(await takeDue(outbox.storage, 10, 1_000)).toMatchObject([{ type: 'before' }])
       } finally {
         await client.close()
       }
@@ -71,7 +72,7 @@ function generate(options: PostgresTableOptions): string {
       `import { pgSchema } from 'drizzle-orm/pg-core'
       import { outboxTables } from '../../../src/index.ts'
       export const own = pgSchema(${JSON.stringify(options.schema)})
-      export const { events, payloads, migrations } = outboxTables(${JSON.stringify(options)})`,
+      export const { events, payloads, keys, migrations } = outboxTables(${JSON.stringify(options)})`,
     )
     const { status, stderr, stdout } = spawnSync(
       process.execPath,

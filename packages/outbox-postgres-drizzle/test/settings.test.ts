@@ -1,6 +1,6 @@
 import { drizzle as overNodePostgres } from 'drizzle-orm/node-postgres'
 import { drizzle as overPostgresJs } from 'drizzle-orm/postgres-js'
-import { type Outbox, OutboxEventBus } from 'outbox-core'
+import { type Outbox, OutboxEventBus, type Storage } from 'outbox-core'
 import { until } from 'outbox-core/testing'
 import pg from 'pg'
 import postgres from 'postgres'
@@ -8,6 +8,7 @@ import { describe, expect, test } from 'vitest'
 import { PostgresPlace } from '../../../test/postgres-place.ts'
 import { startPgBouncer } from '../../../test/servers/pgbouncer.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
+import { appending, newEvent, settling } from '../../outbox-core/src/testing/harness.ts'
 import { PostgresDrizzleOutbox } from '../src/index.ts'
 import { nodePostgres } from './clients.ts'
 
@@ -31,6 +32,22 @@ describe.skipIf(url === undefined)('whatever a client is set to', () => {
   if (url === undefined) return
   const place = new PostgresPlace(url, nodePostgres)
 
+  /** Two of a key, one after the other; nothing is unsure where nobody else writes. */
+  const keepsOrder = async <Tx, O>(storage: Storage<Tx, O>): Promise<void> => {
+    const ids = ['first', 'second']
+    for (const id of ids) await storage.write([appending(newEvent({ id, type: 'keyed', key: '\\k' }))])
+    for (const id of ids) {
+      const addresses = [{ address: 'keyed', limit: 10 }]
+      const [leased, ...more] = await storage.lease({ limit: 10, leaseMs: 60_000, addresses, behind: 1 })
+      expect([leased, more]).toMatchObject([{ id, key: '\\k', address: 'keyed' }, []])
+      expect(leased?.behind?.map((next) => next.id)).toEqual(id === 'first' ? ['second'] : undefined)
+      const settle = { kind: 'complete', id, attempt: 1, key: '\\k', keepMs: 0 } as const
+      expect(await storage.write([settling(settle)])).toEqual([{ status: 'applied' }])
+    }
+    expect(await storage.advance?.()).toEqual({ events: 0, busy: [] })
+    expect((await storage.waiting()).map(({ address }) => address)).toEqual(['dies'])
+  }
+
   /** Everything that is read comes back as it was written. */
   const works = async <Tx, O>(outbox: Outbox<Tx, O>): Promise<void> => {
     await outbox.initialize()
@@ -48,6 +65,7 @@ describe.skipIf(url === undefined)('whatever a client is set to', () => {
       code: 'OUTBOX_DUPLICATE_EVENT',
     })
     expect(Buffer.from((await storage.getPayload('claim')) ?? [])).toEqual(Buffer.from(data))
+    await keepsOrder(storage)
     bus.on('dies', ({ createdAt }) => {
       throw new Error(`after ${Math.abs(createdAt.getTime() - since) < 60_000 ? 'a moment' : 'an age'}`)
     })

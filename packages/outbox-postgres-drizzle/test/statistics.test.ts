@@ -13,6 +13,10 @@ const TIMES = {
   'was empty': '',
   'was vacuumed when all but empty': '',
   'had due events only': "0, now() - n * interval '1 s', NULL",
+  'had blocked events of one key only': "4, now() - n * interval '1 s', NULL, 'key', ARRAY[n]",
+  'had blocked events of a key each': "4, now() - n * interval '1 s', NULL, 'key-' || n, ARRAY[1]",
+  'had a few blocked events among done ones':
+    "CASE WHEN n < 50 THEN 4 ELSE 2 END, now() - n * interval '1 s', NULL, CASE WHEN n < 50 THEN 'key' END, CASE WHEN n < 50 THEN ARRAY[n] END",
   'had events of the future only': "0, now() + n * interval '1 h', NULL",
   'had leased events only': "1, now() + n * interval '1 ms', NULL",
   'had done events only': "2, now() - n * interval '1 s', NULL",
@@ -36,7 +40,7 @@ describe.skipIf(url === undefined)(
       await raw.query(`CREATE SCHEMA ${schema}`)
       client = await nodePostgres(url, schema, 1)
       await client.outbox({ schema }).initialize()
-      for (const table of ['outbox_events', 'saga_store']) {
+      for (const table of ['outbox_events', 'outbox_events_keys', 'saga_store']) {
         await raw.query(`ALTER TABLE ${schema}.${table} SET (autovacuum_enabled = false)`)
       }
       // Half of them done, the others due, leased and dead; half of the payloads expired.
@@ -46,7 +50,15 @@ describe.skipIf(url === undefined)(
       FROM generate_series(1, 200000) AS n`)
       await raw.query(`INSERT INTO ${schema}.saga_store (id, data, expires_at)
       SELECT 'claim-' || n, '\\x00', now() + (n - 25000) * interval '1 s' FROM generate_series(1, 50000) AS n`)
-      await raw.query(`VACUUM ${schema}.outbox_events, ${schema}.saga_store`)
+      // Of 4,000 keys the first is leased, or dead, and nine are behind it.
+      await raw.query(`INSERT INTO ${schema}.outbox_events (id, type, body, headers, created_at, attempt, error, state, visible_at, died_at, key, place)
+      SELECT 'keyed-' || n || '-' || m, 'keyed', '{}', '{}', now(), 1, 'e', CASE WHEN m > 1 THEN 4 WHEN n % 2 = 0 THEN 1 ELSE 3 END,
+        now() + interval '1 h', CASE WHEN m = 1 AND n % 2 = 1 THEN now() + interval '1 h' END, 'key-' || n, ARRAY[m]
+      FROM generate_series(1, 4000) AS n, generate_series(1, 10) AS m`)
+      await raw.query(
+        `INSERT INTO ${schema}.outbox_events_keys SELECT 'key-' || n, 10 FROM generate_series(1, 4000) AS n`,
+      )
+      await raw.query(`VACUUM ${schema}.outbox_events, ${schema}.outbox_events_keys, ${schema}.saga_store`)
     })
     afterAll(async () => {
       await client.close()
@@ -59,20 +71,28 @@ describe.skipIf(url === undefined)(
       const [events, other] = [`${schema}.outbox_events`, `${schema}.other`]
       await raw.query(`CREATE TABLE ${other} (LIKE ${events} INCLUDING ALL)`)
       if (rows) {
-        await raw.query(`INSERT INTO ${other} (id, type, body, headers, created_at, state, visible_at, died_at)
+        const places = rows.includes('ARRAY') ? ', key, place' : ''
+        await raw.query(`INSERT INTO ${other} (id, type, body, headers, created_at, state, visible_at, died_at${places})
         SELECT 'event-' || n, 'type', '{}', '{}', now(), ${rows} FROM generate_series(1, 10000) AS n`)
       }
       await raw.query(`ANALYZE ${other}`)
-      await raw.query(`DELETE FROM pg_statistic WHERE starelid IN ($1::regclass, $2::regclass)`, [
-        events,
-        `${schema}.saga_store`,
+      const byAddress = `${events}_address`
+      const keys = `${events}_keys`
+      await raw.query('DELETE FROM pg_statistic WHERE starelid = ANY ($1::text[]::regclass[])', [
+        [events, byAddress, keys, `${schema}.saga_store`],
       ])
+      await raw.query(
+        `UPDATE pg_statistic SET starelid = $1::regclass FROM pg_index
+        WHERE starelid = indexrelid AND indrelid = $2::regclass AND indexprs IS NOT NULL`,
+        [byAddress, other],
+      )
       await raw.query('UPDATE pg_statistic SET starelid = $1::regclass WHERE starelid = $2::regclass', [
         events,
         other,
       ])
       await raw.query(`DROP TABLE ${other}`)
-      await raw.query('UPDATE pg_class SET reltuples = $2 WHERE oid = $1::regclass', [events, tuples])
+      for (const table of [events, keys])
+        await raw.query('UPDATE pg_class SET reltuples = $2 WHERE oid = $1::regclass', [table, tuples])
     }
 
     /** Takes down the statements, which are refused, and then sees what each would touch. */
@@ -107,11 +127,22 @@ type Asked = readonly [name: string, asked: number, work: () => Promise<unknown>
 /** Every statement there is, and how many rows it is asked for. */
 function everything<Tx, O>(storage: Storage<Tx, O>): Asked[] {
   return [
-    ['lease', 100, () => storage.lease(100, 60_000)],
+    ['lease', 100, () => storage.lease({ limit: 100, leaseMs: 60_000, addresses: shares(1, 100) })],
+    // Each is looked for, none is there.
+    ['lease of many', 400, () => storage.lease({ limit: 100, leaseMs: 60_000, addresses: shares(100, 4) })],
+    ['waiting', 2, () => storage.waiting()],
+    ['advance', 1, () => storage.advance?.(['key-1']) ?? Promise.resolve()],
+    ['advance many', 200, () => storage.advance?.(keys(1, 200)) ?? Promise.resolve()],
+    ['advance all', 1_000, () => storage.advance?.() ?? Promise.resolve()],
     ['keep', 1, () => storage.keep('event-4', 60_000)],
     ['dead letters', 100, () => storage.listDead({ limit: 100 })],
     ['dead letters of a type', 10_000, () => storage.listDead({ limit: 100, type: 'none' })],
-    ['second page', 100, () => storage.listDead({ limit: 100, after: [(Date.now() - 100_000) * 1000, '0'] })],
+    // Later, there are those of keys alone: each tells how many are behind it.
+    [
+      'second page',
+      1_000,
+      () => storage.listDead({ limit: 100, after: [(Date.now() - 100_000) * 1000, '0'] }),
+    ],
     ['payload', 1, () => storage.getPayload('claim-30000')],
     ['purge', 200, () => storage.purge(100)],
     ['emit', 1, () => storage.write([{ append: [chosen('chosen')], put: [], remove: [] }])],
@@ -130,9 +161,11 @@ function bySize<Tx, O>(storage: Storage<Tx, O>, count: number): Asked[] {
     of: readonly Lease[],
     settle: object,
     rest: (n: number) => object = () => ({}),
+    // With a key there is the next one, too, and the key's own row; a run is three events.
+    each = name.includes('run') ? 5 : name.includes('key') ? 3 : 1,
   ): Asked => [
     `${name} ${count}`,
-    count,
+    each * count,
     () =>
       storage.write(
         of.map((lease, n) => ({ ...nothing, settle: { ...lease, ...settle } as Settlement, ...rest(n) })),
@@ -144,6 +177,34 @@ function bySize<Tx, O>(storage: Storage<Tx, O>, count: number): Asked[] {
   const remove = (n: number) => [`claim-${n + 40_000}`]
   const complete = { kind: 'complete', keepMs: 0 }
   return [
+    write('complete of keys', first(2, count), complete),
+    write('keep of keys', first(2, count), { kind: 'complete', keepMs: 1_000 }),
+    write('discard of keys', first(1, count), { kind: 'discard' }),
+    write('step of keys', first(2, count), complete, (n) => ({
+      append: [{ ...chosen(`in-place-${n}`), fingerprint: null, key: `key-${2 + 2 * n}`, inPlace: true }],
+    })),
+    write('complete and append to keys', first(2, count), complete, (n) => ({
+      append: [{ ...chosen(`beside-${n}`), fingerprint: null, key: `key-${2 + 2 * n}` }],
+    })),
+    write('complete a run of keys', first(2, count), complete, (n) => ({
+      settle: {
+        ...{ ...first(2, count)[n], ...complete, also: [2, 3].map((m) => `keyed-${2 + 2 * n}-${m}`) },
+        take: { id: `keyed-${2 + 2 * n}-4`, leaseMs: 60_000 },
+      },
+    })),
+    [
+      `append to keys ${count}`,
+      count,
+      () =>
+        storage.write(
+          keys(1, count).map((key) => ({ ...nothing, append: [{ ...chosen(`to-${key}`), key }] })),
+        ),
+    ],
+    [
+      `dead of keys by id ${count}`,
+      9 * count,
+      () => storage.listDead({ limit: count, ids: first(1, count).map(({ id }) => id) }),
+    ],
     [`extend ${count}`, count, () => storage.extend(leased, 60_000)],
     write('complete', leased, complete),
     write('complete and keep', leased, { kind: 'complete', keepMs: 1_000 }),
@@ -164,6 +225,22 @@ function leases(place: number, count: number): Lease[] {
   return Array.from({ length: count }, (_, n) => ({ id: `event-${place + 8 * (n + 1)}`, attempt: 1 }))
 }
 
+/** The first events of every other key, from this one on. */
+function first(from: number, count: number): (Lease & { readonly key: string })[] {
+  return keys(from, count, 2).map((key) => ({ id: `${key.replace('key', 'keyed')}-1`, attempt: 1, key }))
+}
+
+function keys(from: number, count: number, step = 1): string[] {
+  return Array.from({ length: count }, (_, n) => `key-${from + step * n}`)
+}
+
+function shares(count: number, limit: number): { address: string; limit: number }[] {
+  return Array.from({ length: count }, (_, n) => ({ address: n === 0 ? 'type' : `type-${n}`, limit }))
+}
+
 function chosen(id: string): NewEvent {
-  return { id, type: 'a', body: '1', headers: {}, due: { inMs: 0 }, fingerprint: 'f' }
+  return {
+    ...{ id, type: 'a', address: 'a', key: null, body: '1' },
+    ...{ headers: {}, due: { inMs: 0 }, fingerprint: 'f' },
+  }
 }

@@ -26,6 +26,9 @@ export function outboxModels(options: PostgresTableOptions = {}): string {
   state       Int       @default(0) @db.SmallInt
   error       String?
   diedAt      DateTime? @map("died_at") @db.Timestamptz(6)
+  address     String?
+  key         String?
+  place       BigInt[]
 
   ${map(names.events)}
 }
@@ -37,6 +40,13 @@ model SagaStoreEntry {
 
   @@index([expiresAt], map: "${names.payloads}_expires")
   ${map(names.payloads)}
+}
+
+model OutboxKey {
+  key     String @id
+  version BigInt
+
+  ${map(names.keys)}
 }
 
 model OutboxMigration {

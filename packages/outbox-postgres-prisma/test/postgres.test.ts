@@ -2,9 +2,11 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PrismaPg } from '@prisma/adapter-pg'
 import { OutboxEventBus } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { postgresFaults } from '../../../test/postgres-faults.ts'
+import { postgresKeys } from '../../../test/postgres-keys.ts'
 import { postgresParts } from '../../../test/postgres-parts.ts'
 import { postgresRefusals } from '../../../test/postgres-refusals.ts'
 import { postgresSuite } from '../../../test/postgres-suite.ts'
@@ -20,6 +22,9 @@ describe.skipIf(url === undefined)('Postgres', () => {
   if (url === undefined) return
   postgresSuite('Prisma on adapter-pg', url, (...args) => connect(PrismaClient, ...args))
   postgresFaults('Prisma on adapter-pg, faults', url, (...args) => connect(PrismaClient, ...args))
+  postgresKeys('Prisma on adapter-pg, keys', url, (...args) => connect(PrismaClient, ...args), {
+    isolationLevel: 'RepeatableRead',
+  })
   postgresParts('Prisma on adapter-pg, parts', url, (...args) => connect(PrismaClient, ...args))
   postgresRefusals('Prisma on adapter-pg, refusals', url, (...args) => connect(PrismaClient, ...args))
   postgresUpgrades('Prisma on adapter-pg, upgrades', url, (...args) => connect(PrismaClient, ...args))
@@ -97,7 +102,7 @@ describe.skipIf(url === undefined)('Postgres', () => {
           await bus.emit('a', 1)
         })
         await older.transaction((tx) => onOlder.enlist(tx, async () => void (await bus.emit('b', 2))))
-        expect(await onOlder.storage.lease(10, 1_000)).toMatchObject([{ type: 'a' }, { type: 'b' }])
+        expect(await takeDue(onOlder.storage, 10, 1_000)).toMatchObject([{ type: 'a' }, { type: 'b' }])
         expect([...((await onOlder.sagaStore('1d').get('claim')) ?? [])]).toEqual([1])
         await client.prisma.$transaction(async (tx) => {
           await expect(onOlder.enlist(tx, () => {})).rejects.toMatchObject({

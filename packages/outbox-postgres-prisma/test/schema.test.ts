@@ -6,6 +6,7 @@ import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { catalog, tuning } from '../../../test/postgres-catalog.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
+import { appending, newEvent } from '../../outbox-core/src/testing/harness.ts'
 import { outboxMigrationSql, outboxModels } from '../src/index.ts'
 import { connect, generateClient, generatedFolder } from './prisma.ts'
 
@@ -28,7 +29,10 @@ function columnsOf(models: string): object[] {
       const native = rest.match(/@db\.\S+/)?.[0]
       const column = rest.match(/@map\("(\w+)"\)/)?.[1] ?? name
       const key = native ? `${type} ${native}` : `${type}`
-      return { table, column, type: types[key] ?? key, nullable: optional ? 'YES' : 'NO' }
+      // Prisma's lists have no `?`: null is an empty one.
+      const isList = rest.startsWith('[]')
+      const nullable = optional || isList ? 'YES' : 'NO'
+      return { table, column, type: isList ? 'ARRAY' : (types[key] ?? key), nullable }
     })
   })
 }
@@ -81,13 +85,16 @@ describe.skipIf(url === undefined)('Postgres', () => {
     const claim = { id: 'claim', data: Uint8Array.of(1, 2, 255), expires: { inMs: 60_000 } }
     await outbox.storage.write([{ append: [], put: [claim], remove: [] }])
     await new OutboxEventBus(outbox).emit('read', { n: 1 })
+    await outbox.storage.write([appending(newEvent({ key: 'k' }))])
     const prisma = new PrismaClient({
       adapter: new PrismaPg({ connectionString: url, max: 1 }, { schema: byUs }),
     })
     const models = prisma as unknown as Record<string, { findMany(): Promise<object[]> }>
     expect(await models['outboxEvent']?.findMany()).toMatchObject([
-      { type: 'read', body: '{"n":1}', state: 0, attempt: 0 },
+      { type: 'read', body: '{"n":1}', state: 0, attempt: 0, address: null, key: null, place: [] },
+      { key: 'k', place: [1n] },
     ])
+    expect(await models['outboxKey']?.findMany()).toEqual([{ key: 'k', version: 1n }])
     expect(await models['sagaStoreEntry']?.findMany()).toMatchObject([
       { id: 'claim', data: Uint8Array.of(1, 2, 255) },
     ])

@@ -63,13 +63,20 @@ export function scriptFor(
   const script = outcomes.every(isOnlyAppending) ? APPEND : WRITE
   const what = script === APPEND ? appendArguments(outcomes) : writeArguments(outcomes)
   const { channel = '', whenFull = false } = writing
-  const args = [channel, whenFull ? '1' : '0', ...what]
+  const args = [channel, flag(whenFull), ...what]
   if (args.length > MOST_ARGUMENTS)
     throw new TransactionTooLargeError('arguments of a script', MOST_ARGUMENTS, args.length)
   const characters = args.reduce((sum, { length }) => sum + length, 0)
   if (characters > MOST_CHARACTERS)
     throw new TransactionTooLargeError('characters in a script', MOST_CHARACTERS, characters)
   return { script, args }
+}
+
+/** The payload that outcomes put, when they do nothing else. */
+export function loneRecord([outcome, another]: readonly Outcome[]): PayloadRecord | undefined {
+  if (!outcome || another || outcome.settle) return undefined
+  const { append, put, remove } = outcome
+  return put.length === 1 && append.length + remove.length === 0 ? put[0] : undefined
 }
 
 /** Whether an outcome only appends events of generated ids and puts payloads. */
@@ -99,7 +106,8 @@ function outcomeArguments({ settle, append, put, remove }: Outcome): Argument[] 
     ...append.flatMap((event) => [
       ...eventArguments(event),
       event.fingerprint ?? '',
-      event.leased ? '1' : '0',
+      flag(event.leased),
+      flag(event.inPlace),
     ]),
     String(put.length),
     ...put.flatMap(payloadArguments),
@@ -109,12 +117,20 @@ function outcomeArguments({ settle, append, put, remove }: Outcome): Argument[] 
 }
 
 function settlementArguments(settle: Settlement): Argument[] {
-  const { from, to, inMs, error, pardon } = changeBy(settle)
-  return [from, settle.id, String(settle.attempt), to, numeral(inMs), error ?? '', pardon]
+  const { from, to, inMs, error, pardon, yields } = changeBy(settle)
+  const change = [from, settle.id, String(settle.attempt), to, numeral(inMs), error ?? '', pardon]
+  if (settle.kind !== 'complete' || !(settle.also || settle.take)) return [...change, flag(yields)]
+  const { also = [], take } = settle
+  return [...change, 'run', take?.id ?? '', numeral(take?.leaseMs ?? 0), String(also.length), ...also]
 }
 
-function eventArguments({ id, type, body, headers, due }: NewEvent): Argument[] {
-  return [id, type, body, JSON.stringify(headers), ...whenArguments(due)]
+function eventArguments({ id, type, address, key, body, headers, due }: NewEvent): Argument[] {
+  const where = address === type ? '' : address
+  return [id, type, body, JSON.stringify(headers), ...whenArguments(due), where, key ?? '']
+}
+
+function flag(is = false): string {
+  return is ? '1' : '0'
 }
 
 function payloadArguments({ id, data, expires }: PayloadRecord): Argument[] {

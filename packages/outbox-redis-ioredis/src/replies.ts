@@ -1,4 +1,4 @@
-import type { DeadEvent, LeasedEvent, OutcomeResult, StoredEvent } from 'outbox-core'
+import type { DeadEvent, LeasedEvent, OutcomeResult, StorageStats, StoredEvent, Waiting } from 'outbox-core'
 
 export const APPLIED: OutcomeResult = { status: 'applied' }
 export const LOST: OutcomeResult = { status: 'lost' }
@@ -13,23 +13,52 @@ export function outcomeResult(reply: string): OutcomeResult {
 /** What the lease script says. */
 export function leasedEvents([now, ...fields]: readonly string[]): LeasedEvent[] {
   const leasedAt = Number(now)
-  return rows(fields, 7).map((row) => ({ ...storedEvent(row), leasedAt }))
+  const events: (LeasedEvent & { behind?: StoredEvent[] })[] = []
+  for (const row of rows(fields, 9)) {
+    const event = storedEvent(row)
+    const first = events.at(-1)
+    if (!row[5]?.startsWith('+') || !first) events.push({ ...event, leasedAt })
+    else if (first.behind) first.behind.push(event)
+    else first.behind = [event]
+  }
+  return events
 }
 
 /** What the script for dead letters says of them. */
 export function deadEvents(fields: readonly string[]): DeadEvent[] {
-  return rows(fields, 9).map((row) => ({
+  return rows(fields, 12).map((row) => ({
     ...storedEvent(row),
-    error: row[7] ?? '',
-    diedAt: Number(row[8]),
+    error: row[9] ?? '',
+    diedAt: Number(row[10]),
+    waitingBehind: Number(row[11]),
   }))
 }
 
+/** What the script that looks for addresses says. */
+export function waitingAddresses(fields: readonly string[]): Waiting[] {
+  return rows(fields, 2).map(([address = '', ms]) => ({ address, oldestDueMs: Number(ms) }))
+}
+
+/** What the script that counts says. */
+export function storageStats(reply: readonly (number | string)[]): StorageStats {
+  const [due, leased, dead, blocked, oldest, ...counts] = reply.map(String)
+  return {
+    due: Number(due),
+    dueByAddress: Object.fromEntries(rows(counts, 2).map(([address, count]) => [address, Number(count)])),
+    leased: Number(leased),
+    dead: Number(dead),
+    blocked: Number(blocked),
+    oldestDueMs: oldest === '' ? null : Number(oldest),
+  }
+}
+
 function storedEvent(row: readonly string[]): StoredEvent {
-  const [id = '', type = '', body = '', headers = '{}', created, attempt, uncounted] = row
+  const [id = '', type = '', body = '', headers = '{}', created, attempt, uncounted, address, key] = row
   return {
     id,
     type,
+    address: address || type,
+    key: key || null,
     body,
     headers: JSON.parse(headers),
     createdAt: Number(created),

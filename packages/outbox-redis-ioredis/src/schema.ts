@@ -1,6 +1,7 @@
 import { assertKnownSchema, StorageError, toError, UnsupportedBackendError } from 'outbox-core'
 import type { RedisCalls } from './calls.ts'
 import { isForbidden, redisError } from './errors.ts'
+import { ADOPT } from './scripts/adopt.ts'
 import { CHECK } from './scripts/check.ts'
 
 /** Where an outbox is. The braces are the hash tag that keeps all its keys in one slot of a cluster. */
@@ -22,7 +23,7 @@ export function payloadKey({ root }: Keys, id: string): string {
 }
 
 /** Raised by whatever makes processes of an older version misread what is stored. */
-const VERSION = 1
+const VERSION = 2
 
 // Of the outbox itself; commands of a user's own, and what ioredis says when it connects, come on top.
 const COMMANDS =
@@ -38,7 +39,7 @@ export function rightsOf({ root, channel }: Keys): string {
 /**
  * Refuses a server, or a user of it, that can't keep the promises.
  *
- * @returns what is to be warned about
+ * @returns what is to be warned about, and the version of the layout that is noted
  * @throws UnsupportedBackendError; NewerSchemaError; StorageError when a key of ours holds something else, and a passing one
  *   on a replica
  */
@@ -46,14 +47,12 @@ export async function checkServer(
   calls: RedisCalls,
   keys: Keys,
   { allowEviction, announces }: { readonly allowEviction: boolean; readonly announces: boolean },
-): Promise<readonly string[]> {
+): Promise<{ readonly warnings: readonly string[]; readonly version: number }> {
   const { root, channel } = keys
-  const reply = await calls
-    .run(CHECK, [announces ? channel : '', String(VERSION)])
-    .catch((error: unknown) => {
-      if (isForbidden(error)) throw lacksRights(toError(error).message, keys, error)
-      throw error
-    })
+  const reply = await calls.run(CHECK, [announces ? channel : '']).catch((error: unknown) => {
+    if (isForbidden(error)) throw lacksRights(toError(error).message, keys, error)
+    throw error
+  })
   const [info = '', silence = '', version = '', failure = '', lacking = '', key, kind] = reply as string[]
   if (lacking !== '') throw lacksRights(`it may not: ${lacking.split(' ').map(spoken).join(', ')}`, keys)
   if (key !== undefined) {
@@ -70,7 +69,13 @@ export async function checkServer(
       `this Redis user may not publish on ${channel} (${silence}): other processes find events only at their next poll; allow it with ACL SETUSER … &${channel} +publish`,
     )
   }
-  return warnings
+  return { warnings, version: Number(version) }
+}
+
+/** Takes over what is in an older layout, some at a time, and notes the version of this one. */
+export async function adoptOlder(calls: RedisCalls, noted: number): Promise<void> {
+  let isMore = noted !== VERSION
+  while (isMore) isMore = Number(await calls.run(ADOPT, [String(VERSION)])) === 1
 }
 
 function spoken(right: string): string {

@@ -5,6 +5,7 @@ import type {
   DeadQuery,
   Lease,
   LeasedEvent,
+  LeaseRequest,
   Outcome,
   OutcomeResult,
   PayloadRecord,
@@ -12,15 +13,23 @@ import type {
   Storage,
   StorageLimits,
   StorageStats,
+  Waiting,
 } from 'outbox-core'
-import { expiryArguments, numeral, scriptFor } from './arguments.ts'
+import { expiryArguments, loneRecord, numeral, scriptFor } from './arguments.ts'
 import { RedisCalls } from './calls.ts'
 import type { RedisClient, RedisListener, RedisTransaction } from './client.ts'
 import { redisError, redisWriteError } from './errors.ts'
 import { listenOn } from './listen.ts'
 import type { EventState, Known } from './queued.ts'
-import { APPLIED, deadEvents, leasedEvents, outcomeResult } from './replies.ts'
-import { checkServer, type Keys, keysOf, payloadKey } from './schema.ts'
+import {
+  APPLIED,
+  deadEvents,
+  leasedEvents,
+  outcomeResult,
+  storageStats,
+  waitingAddresses,
+} from './replies.ts'
+import { adoptOlder, checkServer, type Keys, keysOf, payloadKey } from './schema.ts'
 import { APPEND } from './scripts/append.ts'
 import { DEAD } from './scripts/dead.ts'
 import { EXTEND } from './scripts/extend.ts'
@@ -30,6 +39,7 @@ import { LEASE } from './scripts/lease.ts'
 import { PURGE } from './scripts/purge.ts'
 import { keysOfScripts } from './scripts/script.ts'
 import { STATS } from './scripts/stats.ts'
+import { WAITING } from './scripts/waiting.ts'
 import { inspectReplies, RedisTransactions } from './transaction.ts'
 
 export interface RedisStorageOptions {
@@ -75,8 +85,9 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   async initialize(): Promise<void> {
     const allowEviction = this.#allowEviction
     const announces = this.announce !== undefined
-    for (const warning of await checkServer(this.#calls, this.#keys, { allowEviction, announces }))
-      this.#warnings.add(warning)
+    const { warnings, version } = await checkServer(this.#calls, this.#keys, { allowEviction, announces })
+    for (const warning of warnings) this.#warnings.add(warning)
+    await adoptOlder(this.#calls, version)
   }
 
   /** What `initialize` has found, each only once. */
@@ -123,9 +134,15 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
     return script === APPEND ? outcomes.map(() => APPLIED) : (replies as string[]).map(outcomeResult)
   }
 
-  async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
-    const call = [numeral(limit), numeral(leaseMs), this.#name, String(++this.#leases)]
+  async lease({ limit, leaseMs, addresses, behind = 0 }: LeaseRequest): Promise<readonly LeasedEvent[]> {
+    const shares = addresses.flatMap((share) => [share.address, numeral(share.limit)])
+    const most = [numeral(limit), numeral(leaseMs)]
+    const call = [...most, this.#name, String(++this.#leases), numeral(behind), ...shares]
     return leasedEvents((await this.#calls.run(LEASE, call)) as string[])
+  }
+
+  async waiting(): Promise<readonly Waiting[]> {
+    return waitingAddresses((await this.#calls.run(WAITING)) as string[])
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
@@ -151,8 +168,9 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   }
 
   async purge(limit: number): Promise<Purged> {
+    const [events, more] = (await this.#calls.run(PURGE, [numeral(limit)])) as [number | string, string]
     // Redis itself removes expired payloads.
-    return { events: Number(await this.#calls.run(PURGE, [numeral(limit)])), payloads: 0 }
+    return { events: Number(events), payloads: 0, ...(more !== '' && { more: true }) }
   }
 
   async listDead({ limit, ids = [], type = '', after }: DeadQuery): Promise<DeadPage> {
@@ -173,13 +191,7 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
   }
 
   async stats(): Promise<StorageStats> {
-    const [due, leased, dead, oldest] = (await this.#calls.run(STATS)) as (number | string)[]
-    return {
-      due: Number(due),
-      leased: Number(leased),
-      dead: Number(dead),
-      oldestDueMs: oldest === '' ? null : Number(oldest),
-    }
+    return storageStats((await this.#calls.run(STATS)) as (number | string)[])
   }
 
   async close(): Promise<void> {}
@@ -246,11 +258,4 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
       throw redisWriteError(error)
     }
   }
-}
-
-/** The payload that outcomes put, when they do nothing else. */
-function loneRecord([outcome, another]: readonly Outcome[]): PayloadRecord | undefined {
-  if (!outcome || another || outcome.settle) return undefined
-  const { append, put, remove } = outcome
-  return put.length === 1 && append.length + remove.length === 0 ? put[0] : undefined
 }

@@ -3,13 +3,13 @@ import { join } from 'node:path'
 import { type ChainableCommander, Redis, ReplyError } from 'ioredis'
 import { Redis as Redis5 } from 'ioredis5'
 import { OutboxEventBus } from 'outbox-core'
-import { recordingLogger, until } from 'outbox-core/testing'
+import { recordingLogger, takeDue, until } from 'outbox-core/testing'
 import { afterEach, describe, expect, test } from 'vitest'
 import { type OwnServer, startOwnServer } from '../../../test/servers/index.ts'
 import { freePort } from '../../../test/servers/process.ts'
 import { redisError, redisWriteError } from '../src/errors.ts'
 import { RedisIoredisOutbox } from '../src/index.ts'
-import { closedAfterwards, connect, everything, opened } from './open.ts'
+import { closedAfterwards, connect, event, everything, opened } from './open.ts'
 
 const PASSING = { code: 'OUTBOX_STORAGE', transient: true, blame: 'environment' }
 const REFUSED = { code: 'OUTBOX_STORAGE', transient: false, blame: 'event' }
@@ -28,10 +28,6 @@ async function ownServer() {
   return server
 }
 
-function event(id: string, body = '{}') {
-  return { id, type: 'a', body, headers: {}, due: { inMs: 0 }, fingerprint: null }
-}
-
 describe('What a server answers', { timeout: 60_000 }, () => {
   test.for([
     ['ioredis 6', Redis],
@@ -42,7 +38,7 @@ describe('What a server answers', { timeout: 60_000 }, () => {
     await redis.config('SET', 'proto-max-bulk-len', '1mb')
     // Little enough to be read before the server hangs up.
     const text = 'x'.repeat(1_100_000)
-    const longer = { ...NOTHING, append: [event('long', text)] }
+    const longer = { ...NOTHING, append: [event('long', { body: text })] }
     const put = [{ id: 'claim', data: Buffer.from(text), expires: { inMs: 60_000 } }]
     await expect(refusalOf(() => storage.write([longer]))).resolves.toMatchObject(REFUSED)
     await expect(refusalOf(() => storage.write([{ ...NOTHING, put }]))).resolves.toMatchObject(REFUSED)
@@ -123,15 +119,15 @@ describe('What a server answers', { timeout: 60_000 }, () => {
     for (const command of ['hmget', 'hexists', 'hget']) {
       await admin.call('ACL', 'SETUSER', 'default', `-${command}`)
       const uses = {
-        hmget: () => storage.lease(1, 1_000),
+        hmget: () => takeDue(storage, 1, 1_000),
         hexists: () => storage.write([{ ...NOTHING, append: [event(id)] }]),
-        hget: () => storage.write([{ ...NOTHING, append: [{ ...event(id), fingerprint: 'one' }] }]),
+        hget: () => storage.write([{ ...NOTHING, append: [event(id, { fingerprint: 'one' })] }]),
       }
       await expect(uses[command as keyof typeof uses]()).rejects.toMatchObject(NEITHER)
       await admin.call('ACL', 'SETUSER', 'default', '+@all')
     }
-    expect(await admin.zrange(key('due'), '0', '-1')).toEqual([id])
-    expect(await storage.lease(1, 1_000)).toMatchObject([{ id, attempt: 1 }])
+    expect(await admin.zrange(key('due:a'), '0', '-1')).toEqual([id])
+    expect(await takeDue(storage, 1, 1_000)).toMatchObject([{ id, attempt: 1 }])
   })
 
   test.each([

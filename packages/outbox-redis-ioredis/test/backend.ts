@@ -16,6 +16,14 @@ interface Kind {
   readonly keyPrefix?: string
 }
 
+/** Every event, as all of them are at one moment. */
+const EVENTS = `
+local found = {}
+for _, name in ipairs(redis.call('KEYS', KEYS[1] .. 'event:*')) do
+  found[#found + 1] = { name, unpack(redis.call('HMGET', name, 'type', 'body', 'headers', 'state', 'attempt', 'created')) }
+end
+return found`
+
 /** A Redis backend: a prefix of its own for every place. */
 export function redisBackend({
   name,
@@ -64,10 +72,10 @@ export function redisBackend({
           for (const [error] of (await multi.exec()) ?? []) if (error) throw error
         },
         async events() {
-          const found: (RawEvent & { created: number })[] = []
-          for (const name of await names('event:*')) {
-            const { type = '', body = '', headers = '{}', state, attempt, created } = await raw.hgetall(name)
-            found.push({
+          const found = (await raw.eval(EVENTS, 1, key(''))) as string[][]
+          const events = found.map(([name = '', ...values]) => {
+            const [type = '', body = '', headers = '{}', state, attempt, created] = values
+            return {
               id: name.slice(key('event:').length),
               type,
               body,
@@ -75,9 +83,9 @@ export function redisBackend({
               state: state as RawEvent['state'],
               attempt: Number(attempt),
               created: Number(created),
-            })
-          }
-          return found
+            }
+          })
+          return events
             .toSorted((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1))
             .map(({ created, ...event }) => event)
         },
@@ -95,7 +103,8 @@ export function redisBackend({
           void (await raw.set(key(`saga:${id}`), Buffer.from(data), 'KEEPTTL')),
         expirePayload: async (id) => void (await raw.pexpireat(key(`saga:${id}`), '1')),
         async expireLeases() {
-          for (const id of await raw.zrange(key('leased'), '0', '-1')) await raw.zadd(key('leased'), '1', id)
+          for (const set of await names('leased:*'))
+            for (const id of await raw.zrange(set, '0', '-1')) await raw.zadd(set, '1', id)
         },
         roundTrips: () => commands,
         async connections() {

@@ -1,12 +1,12 @@
 import { type ChainableCommander, Cluster, Redis } from 'ioredis'
 import { activity, OutboxEventBus, type Outcome, routingSlip, SagaEngine, type SagaEvents } from 'outbox-core'
-import { outboxContract, until } from 'outbox-core/testing'
+import { outboxContract, takeDue, until } from 'outbox-core/testing'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { onPath } from '../../../test/servers/process.ts'
 import { type RedisCluster, startRedisCluster } from '../../../test/servers/redis.ts'
 import { RedisIoredisOutbox } from '../src/index.ts'
 import { redisBackend } from './backend.ts'
-import { closedAfterwards, isNote } from './open.ts'
+import { closedAfterwards, event, isNote } from './open.ts'
 
 let cluster: RedisCluster | undefined
 beforeAll(async () => {
@@ -139,10 +139,10 @@ describe.skipIf(onPath('redis-server') === undefined)('a cluster of three master
         message: expect.stringContaining('TRYAGAIN'),
       }
       await expect(storage.write([waiting('new')])).rejects.toMatchObject(passing)
-      await expect(storage.lease(1, 1_000)).rejects.toMatchObject(passing)
+      await expect(takeDue(storage, 1, 1_000)).rejects.toMatchObject(passing)
       expect(await target.keys('*moved_test*')).toEqual([])
     })
-    expect(await client.zscore('{moved_test}:due', 'waits')).toBe('9000000000000')
+    expect(await client.zscore('{moved_test}:due:a', 'waits')).toBe('9000000000000')
     await emits(10)
     const replica = node(3)
     await replica.call('CLUSTER', 'FAILOVER')
@@ -157,8 +157,7 @@ describe.skipIf(onPath('redis-server') === undefined)('a cluster of three master
 
 /** An event that is due in a far future. */
 function waiting(id: string): Outcome {
-  const event = { id, type: 'a', body: '{}', headers: {}, due: { at: 9_000_000_000_000 }, fingerprint: null }
-  return { append: [event], put: [], remove: [] }
+  return { append: [event(id, { due: { at: 9_000_000_000_000 } })], put: [], remove: [] }
 }
 
 /** Moves the slot of a key to the first master, as redis-cli does, while others go on. */

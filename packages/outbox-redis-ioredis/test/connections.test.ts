@@ -1,7 +1,7 @@
 import { type ChainableCommander, Redis } from 'ioredis'
 import { Redis as Redis5 } from 'ioredis5'
 import { StorageError } from 'outbox-core'
-import { until } from 'outbox-core/testing'
+import { takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { RedisIoredisOutbox } from '../src/index.ts'
 import { closedAfterwards, connect, everything, opened, url } from './open.ts'
@@ -51,7 +51,7 @@ describe.skipIf(url === undefined)('Connections to Redis', () => {
       await bus.emit('warm', {})
       const { storage } = new RedisIoredisOutbox<ChainableCommander>(connect(), { prefix, logger: false })
       const completeAll = async (): Promise<void> => {
-        for (const { id, attempt } of await storage.lease(10, 60_000)) {
+        for (const { id, attempt } of await takeDue(storage, 10, 60_000)) {
           const settle = { kind: 'complete', id, attempt, keepMs: 0 } as const
           await storage.write([{ settle, append: [], put: [], remove: [] }])
         }
@@ -91,7 +91,7 @@ describe.skipIf(url === undefined)('Connections to Redis', () => {
     const pending = [
       bus.emit('a', {}),
       outbox.transaction(() => bus.emit('a', {})),
-      storage.lease(1, 1_000),
+      takeDue(storage, 1, 1_000),
       storage.extend([{ id: 'x', attempt: 1 }], 1_000),
       storage.keep('x', 1_000),
       storage.getPayload('x'),
@@ -120,7 +120,7 @@ describe.skipIf(url === undefined)('Connections to Redis', () => {
       const refused = { code: 'OUTBOX_STORAGE', transient: true }
       await expect(bus.emit('a', {})).rejects.toMatchObject(refused)
       await expect(outbox.transaction(() => bus.emit('a', {}))).rejects.toMatchObject(refused)
-      await expect(storage.lease(1, 1_000)).rejects.toMatchObject(refused)
+      await expect(takeDue(storage, 1, 1_000)).rejects.toMatchObject(refused)
       await until(() => redis.status === 'ready')
       await bus.emit('a', {})
       expect(await outbox.stats()).toMatchObject({ due: 1 })

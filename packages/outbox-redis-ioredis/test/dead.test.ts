@@ -1,19 +1,13 @@
 import type { DeadCursor, Outcome, Storage } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
-import { opened, url } from './open.ts'
+import { event, opened, url } from './open.ts'
 
 /** Events that die together, in writes of a thousand. */
 async function bury(storage: Storage<never>, ids: readonly string[], type: (index: number) => string) {
-  const append = ids.map((id, index) => ({
-    id,
-    type: type(index),
-    body: '{}',
-    headers: {},
-    due: { inMs: 0 },
-    fingerprint: null,
-  }))
+  const append = ids.map((id, index) => event(id, { type: type(index), address: type(index) }))
   await storage.write([{ append, put: [], remove: [] }])
-  const outcomes = (await storage.lease(ids.length, 60_000)).map(
+  const outcomes = (await takeDue(storage, ids.length, 60_000)).map(
     ({ id, attempt }): Outcome => ({
       settle: { kind: 'bury', id, attempt, error: 'because' },
       append: [],

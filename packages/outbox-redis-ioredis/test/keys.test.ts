@@ -1,8 +1,9 @@
 import type { ChainableCommander } from 'ioredis'
 import { OutboxEventBus, type Outcome, StorageError } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { RedisIoredisOutbox } from '../src/index.ts'
-import { everything, opened, url } from './open.ts'
+import { event, everything, leaseOf, opened, url } from './open.ts'
 
 const NOTHING = { append: [], put: [], remove: [] }
 
@@ -10,17 +11,15 @@ function complete(id: string, more: Partial<Outcome> = {}): Outcome {
   return { ...NOTHING, settle: { kind: 'complete', id, attempt: 1, keepMs: 0 }, ...more }
 }
 
-function event(id: string) {
-  return { id, type: 'a', body: '{}', headers: {}, due: { inMs: 0 }, fingerprint: null }
-}
-
 describe.skipIf(url === undefined)('Keys of ours that hold something else', () => {
-  test.each(['due', 'leased', 'done', 'dead'])(
+  test.each(['due:a', 'leased:a', 'addresses', 'done', 'dead'])(
     '%s: named at the start, and nothing is written',
     async (name) => {
       const { prefix, redis, storage, key } = await opened()
+      await storage.write([{ ...NOTHING, append: [event('x')] }])
+      await leaseOf(storage, 1)
+      await redis.del(key(name))
       await redis.set(key(name), 'something else')
-      await redis.hset(key('event:x'), { state: 'leased', attempt: '1' })
       const before = await everything(redis, prefix)
       const outbox = new RedisIoredisOutbox<ChainableCommander>(redis, { prefix, logger: false })
       await expect(outbox.initialize()).rejects.toThrow(`key "${key(name)}" holds a string`)
@@ -29,29 +28,31 @@ describe.skipIf(url === undefined)('Keys of ours that hold something else', () =
         transient: false,
         message: expect.stringMatching(/WRONGTYPE.*prefix/),
       }
+      const settles = (settle: Outcome['settle']) => () =>
+        storage.write([
+          { ...complete('x', { append: [event('y', { address: 'b' })] }), ...(settle && { settle }) },
+        ])
+      const lease = { id: 'x', attempt: 1 }
+      const completes = () => storage.write([complete('x', { append: [event('y')] })])
       const users: Record<string, readonly (() => Promise<unknown>)[]> = {
-        due: [() => new OutboxEventBus(outbox).emit('a', {}), () => storage.lease(1, 1_000)],
-        leased: [() => storage.lease(1, 1_000)],
-        done: [() => storage.purge(1)],
-        dead: [() => storage.listDead({ limit: 1 })],
+        'due:a': [() => new OutboxEventBus(outbox).emit('a', {}), () => leaseOf(storage, 1), completes],
+        'leased:a': [() => leaseOf(storage, 1), () => storage.extend([lease], 60_000), completes],
+        addresses: [() => storage.waiting(), () => storage.stats(), completes],
+        done: [() => storage.purge(1), settles({ kind: 'complete', ...lease, keepMs: 9_000 })],
+        dead: [() => storage.listDead({ limit: 1 }), settles({ kind: 'bury', ...lease, error: 'x' })],
       }
-      for (const use of [
-        () => storage.write([complete('x', { append: [event('y')] })]),
-        ...(users[name] ?? []),
-      ]) {
-        await expect(use()).rejects.toMatchObject(wrong)
-      }
+      for (const use of users[name] ?? []) await expect(use()).rejects.toMatchObject(wrong)
       expect(await everything(redis, prefix)).toEqual(before)
     },
   )
 
-  test.each(['leased', 'done', 'dead'])(
+  test.each(['leased:a', 'blocked', 'done', 'dead'])(
     '%s: an event is emitted all the same, into those that are due',
     async (name) => {
       const { redis, bus, key } = await opened()
       await redis.set(key(name), 'something else')
       const id = await bus.emit('a', {})
-      expect(await redis.zrange(key('due'), '0', '-1')).toEqual([id])
+      expect(await redis.zrange(key('due:a'), '0', '-1')).toEqual([id])
       expect(await redis.hget(key(`event:${id}`), 'state')).toBe('waiting')
       expect(await redis.get(key(name))).toBe('something else')
     },
@@ -59,8 +60,8 @@ describe.skipIf(url === undefined)('Keys of ours that hold something else', () =
 
   test('an outcome whose event can’t be written applies nothing, nor does its batch', async () => {
     const { prefix, redis, storage, key } = await opened()
-    await storage.write([{ ...NOTHING, append: ['a', 'b', 'c'].map(event) }])
-    await storage.lease(3, 60_000)
+    await storage.write([{ ...NOTHING, append: ['a', 'b', 'c'].map((id) => event(id)) }])
+    await takeDue(storage, 3, 60_000)
     await redis.set(key('event:taken'), 'something else')
     const before = await everything(redis, prefix)
     const put = [{ id: 'claim', data: Uint8Array.of(1), expires: { inMs: 60_000 } }]
@@ -76,9 +77,9 @@ describe.skipIf(url === undefined)('Keys of ours that hold something else', () =
 
   test('an event that something else has replaced is gone; the others are delivered and settled', async () => {
     const { prefix, redis, outbox, storage, key } = await opened()
-    await storage.write([{ ...NOTHING, append: ['a', 'b', 'c', 'd'].map(event) }])
+    await storage.write([{ ...NOTHING, append: ['a', 'b', 'c', 'd'].map((id) => event(id)) }])
     await redis.set(key('event:b'), 'something else')
-    expect((await storage.lease(4, 60_000)).map(({ id }) => id)).toEqual(['a', 'c', 'd'])
+    expect((await takeDue(storage, 4, 60_000)).map(({ id }) => id)).toEqual(['a', 'c', 'd'])
     await redis.set(key('event:c'), 'something else')
     const leases = ['a', 'c', 'd'].map((id) => ({ id, attempt: 1 }))
     expect(await storage.extend(leases, 60_000)).toEqual(['c'])
@@ -88,8 +89,8 @@ describe.skipIf(url === undefined)('Keys of ours that hold something else', () =
       { status: 'applied' },
     ])
     expect(await storage.listDead({ limit: 10 })).toEqual({ events: [] })
-    await redis.zadd(key('leased'), '1', 'c')
-    expect(await storage.lease(4, 60_000)).toEqual([])
+    await redis.zadd(key('leased:a'), '1', 'c')
+    expect(await takeDue(storage, 4, 60_000)).toEqual([])
     expect(Object.keys(await everything(redis, prefix))).toEqual([key('event:b'), key('event:c')])
     expect(await outbox.stats()).toMatchObject({ due: 0, leased: 0 })
   })

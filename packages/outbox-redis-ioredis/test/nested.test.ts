@@ -1,8 +1,9 @@
 import { type ChainableCommander, Redis } from 'ioredis'
 import { Redis as Redis5 } from 'ioredis5'
 import type { Outcome } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
-import { closedAfterwards, opened, url } from './open.ts'
+import { closedAfterwards, event, opened, url } from './open.ts'
 
 const NOTHING = { append: [], put: [], remove: [] }
 const APPLIED = [{ status: 'applied' }]
@@ -16,7 +17,7 @@ interface Untyped {
 
 function appending(id: string, fingerprint: string | null = null): Outcome {
   const due = { inMs: 3_600_000 }
-  return { ...NOTHING, append: [{ id, type: 'a', body: '{}', headers: {}, due, fingerprint }] }
+  return { ...NOTHING, append: [event(id, { due, fingerprint })] }
 }
 
 function putting(id: string, text: string): Outcome {
@@ -87,7 +88,7 @@ describe.skipIf(url === undefined).each([
     await storage.write([
       { ...NOTHING, append: [{ ...appending('held').append[0], due: { at: 1 } } as never] },
     ])
-    const [held] = await storage.lease(1, 60_000)
+    const [held] = await takeDue(storage, 1, 60_000)
     const settle = { kind: 'complete', id: 'held', attempt: held?.attempt ?? 0, keepMs: 0 } as const
     const completing = { ...NOTHING, settle }
     const text = async (multi: ChainableCommander): Promise<string | undefined> => {
@@ -126,7 +127,7 @@ describe.skipIf(url === undefined).each([
     await storage.write([
       { ...NOTHING, append: [{ ...appending('held').append[0], due: { at: 1 } } as never] },
     ])
-    const [held] = await storage.lease(1, 60_000)
+    const [held] = await takeDue(storage, 1, 60_000)
     const settle = { kind: 'bury', id: 'held', attempt: held?.attempt ?? 0, error: 'x' } as const
     const committing = outbox.transaction(async (multi) => {
       multi.lrange(key('rows'), 0, -1)

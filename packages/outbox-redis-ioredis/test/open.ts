@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { type ChainableCommander, Redis, type RedisOptions } from 'ioredis'
-import { OutboxEventBus } from 'outbox-core'
+import { type LeasedEvent, type NewEvent, OutboxEventBus, type Storage } from 'outbox-core'
 import { afterEach } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { RedisIoredisOutbox, type RedisIoredisOutboxOptions } from '../src/index.ts'
@@ -22,6 +22,35 @@ export function closedAfterwards<Client extends Pick<Redis, 'disconnect' | 'on'>
   client.on('error', () => {})
   clients.push(client)
   return client
+}
+
+/** An event of type a, due at once. */
+export function event(id: string, changes: Partial<NewEvent> = {}): NewEvent {
+  return {
+    ...{ id, type: 'a', address: 'a', key: null, body: '{}', headers: {} },
+    ...{ due: { inMs: 0 }, fingerprint: null },
+    ...changes,
+  }
+}
+
+/** Leases events of type a: one call, and no look at what there is. */
+export function leaseOf(
+  storage: Pick<Storage<never>, 'lease'>,
+  limit: number,
+  leaseMs = 60_000,
+): Promise<readonly LeasedEvent[]> {
+  return storage.lease({ limit, leaseMs, addresses: [{ address: 'a', limit }] })
+}
+
+/** Makes the lease of an event run out, behind the outbox's back. */
+export async function expireLease(
+  raw: Redis,
+  key: (name: string) => string,
+  id: string,
+  at = 1,
+): Promise<void> {
+  const [type, address] = await raw.hmget(key(`event:${id}`), 'type', 'address')
+  await raw.zadd(key(`leased:${address || type}`), 'XX', `${at}`, id)
 }
 
 /** An initialized outbox with a prefix of its own. */

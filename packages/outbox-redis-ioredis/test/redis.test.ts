@@ -1,9 +1,9 @@
 import { type ChainableCommander, Redis } from 'ioredis'
 import { ConfigurationError, OutboxEventBus } from 'outbox-core'
-import { until } from 'outbox-core/testing'
+import { takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { RedisIoredisOutbox } from '../src/index.ts'
-import { connect, opened, url } from './open.ts'
+import { connect, event, leaseOf, opened, url } from './open.ts'
 
 describe.skipIf(url === undefined)('Redis', () => {
   test('a payload is binary under {prefix}:saga:<claim id>, and Redis itself lets it expire', async () => {
@@ -31,20 +31,20 @@ describe.skipIf(url === undefined)('Redis', () => {
       return commands - before
     }
     await bus.emit('warm', {})
-    await storage.write((await storage.lease(9, 1_000)).map(completed))
+    await storage.write((await takeDue(storage, 9, 1_000)).map(completed))
     expect(await during(() => bus.emit('a', {}))).toBe(1)
     expect(await during(() => outbox.transaction(() => bus.emit('a', {})))).toBe(3)
     await bus.emitMany(Array.from({ length: 98 }, () => ({ type: 'a', payload: {} })))
     let events: Awaited<ReturnType<typeof storage.lease>> = []
     expect(
       await during(async () => {
-        events = await storage.lease(100, 60_000)
+        events = await leaseOf(storage, 100)
       }),
     ).toBe(1)
     expect(events).toHaveLength(100)
     expect(await during(() => storage.write(events.map(completed)))).toBe(1)
-    expect(await during(() => storage.lease(100, 1_000))).toBe(1)
-    expect(await outbox.stats()).toEqual({ due: 0, leased: 0, dead: 0, oldestDueMs: null })
+    expect(await during(() => leaseOf(storage, 100))).toBe(1)
+    expect(await outbox.stats()).toMatchObject({ due: 0, leased: 0, dead: 0, oldestDueMs: null })
     expect(await during(() => outbox.sagaStore('1h').put('claim', Uint8Array.of(1)))).toBe(1)
     expect(await during(() => outbox.sagaStore('1h').get('claim'))).toBe(1)
   })
@@ -60,7 +60,7 @@ describe.skipIf(url === undefined)('Redis', () => {
       }) as never
     }
     await bus.emit('a', {})
-    await storage.write((await storage.lease(9, 60_000)).map(completed))
+    await storage.write((await takeDue(storage, 9, 60_000)).map(completed))
     expect(made).toEqual([])
     await outbox.transaction(() => bus.emit('a', {}))
     expect(made).toEqual(['multi'])
@@ -82,16 +82,9 @@ describe.skipIf(url === undefined)('Redis', () => {
 
   test('more at once than Lua, JavaScript and Redis take arguments', async () => {
     const { outbox, storage } = await opened()
-    const append = Array.from({ length: 9_000 }, (_, n) => ({
-      id: `event-${n}`,
-      type: 'a',
-      body: '{}',
-      headers: {},
-      due: { inMs: 0 },
-      fingerprint: null,
-    }))
+    const append = Array.from({ length: 9_000 }, (_, n) => event(`event-${n}`))
     await storage.write([{ append, put: [], remove: [] }])
-    const events = await storage.lease(9_000, 60_000)
+    const events = await takeDue(storage, 9_000, 60_000)
     expect(events).toHaveLength(9_000)
     expect(await outbox.stats()).toMatchObject({ due: 0, leased: 9_000 })
     await storage.write(events.map(completed))

@@ -1,7 +1,8 @@
 import { type ChainableCommander, Redis } from 'ioredis'
 import type { Outcome } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
-import { closedAfterwards, everything, opened, url } from './open.ts'
+import { closedAfterwards, event, everything, opened, url } from './open.ts'
 
 const NOTHING = { append: [], put: [], remove: [] }
 const REFUSED = { code: 'OUTBOX_STORAGE', blame: 'event', transient: false }
@@ -22,10 +23,6 @@ const NONE = [
   10n,
 ] as unknown as readonly number[]
 
-function event(more = {}) {
-  return { id: 'new', type: 'a', body: '{}', headers: {}, due: { inMs: 0 }, fingerprint: null, ...more }
-}
-
 function put(expires: { at: number } | { inMs: number }) {
   return [{ id: 'claim', data: Uint8Array.of(1), expires }]
 }
@@ -41,15 +38,15 @@ const OUTCOMES: Record<string, (value: number) => Outcome> = {
     settle: { kind: 'complete', id: 'held', attempt: 1, keepMs },
     remove: ['old'],
   }),
-  'when an event is due': (at) => ({ ...NOTHING, append: [event({ due: { at } })] }),
-  'in how long an event is due': (inMs) => ({ ...NOTHING, append: [event({ due: { inMs } })] }),
+  'when an event is due': (at) => ({ ...NOTHING, append: [event('new', { due: { at } })] }),
+  'in how long an event is due': (inMs) => ({ ...NOTHING, append: [event('new', { due: { inMs } })] }),
   'an event of a chosen id': (inMs) => ({
     ...NOTHING,
-    append: [event({ due: { inMs }, fingerprint: 'one' })],
+    append: [event('new', { due: { inMs }, fingerprint: 'one' })],
   }),
   'when a payload expires': (at) => ({ ...NOTHING, put: put({ at }) }),
   'in how long a payload expires': (inMs) => ({ ...NOTHING, put: put({ inMs }) }),
-  'a payload beside an event': (inMs) => ({ ...NOTHING, append: [event()], put: put({ inMs }) }),
+  'a payload beside an event': (inMs) => ({ ...NOTHING, append: [event('new')], put: put({ inMs }) }),
 }
 
 /** A place with an event of each state and a payload. */
@@ -60,15 +57,15 @@ async function filled() {
   await storage.write([
     {
       ...NOTHING,
-      append: ids.map((id) => event({ id })),
+      append: ids.map((id) => event(id)),
       put: [{ id: 'old', data: Uint8Array.of(1), expires: { inMs: 60_000 } }],
     },
   ])
-  await storage.lease(3, 60_000)
+  await takeDue(storage, 3, 60_000)
   await storage.write([
     { ...NOTHING, settle: { kind: 'complete', id: 'done', attempt: 1, keepMs: 60_000 } },
     { ...NOTHING, settle: { kind: 'bury', id: 'dead', attempt: 1, error: 'x' } },
-    { ...NOTHING, append: [event({ id: 'due' })] },
+    { ...NOTHING, append: [event('due')] },
   ])
   return { ...place, before: await everything(place.redis, place.prefix) }
 }
@@ -79,7 +76,7 @@ describe.skipIf(url === undefined)('What is no number', () => {
     for (const value of NONE) {
       await expect(storage.write([outcome(value)])).rejects.toMatchObject(REFUSED)
       // Others of the same write don't go ahead.
-      const other = { ...NOTHING, append: [event({ id: 'other' })] }
+      const other = { ...NOTHING, append: [event('other')] }
       await expect(storage.write([other, outcome(value)])).rejects.toMatchObject(REFUSED)
     }
     expect(await everything(redis, prefix)).toEqual(before)
@@ -107,8 +104,8 @@ describe.skipIf(url === undefined)('What is no number', () => {
     const { prefix, redis, storage, before } = await filled()
     for (const value of NONE) {
       const calls = [
-        () => storage.lease(value, 1_000),
-        () => storage.lease(1, value),
+        () => takeDue(storage, value, 1_000),
+        () => takeDue(storage, 1, value),
         () => storage.extend([{ id: 'held', attempt: 1 }], value),
         () => storage.keep('done', value),
         () => storage.purge(value),
@@ -125,7 +122,7 @@ describe.skipIf(url === undefined)('What is no number', () => {
     const long = -8e15
     for (const expires of [{ at: long }, { inMs: long }]) {
       await storage.write([{ ...NOTHING, put: put(expires) }])
-      await storage.write([{ ...NOTHING, append: [event()], put: put(expires) }])
+      await storage.write([{ ...NOTHING, append: [event('new')], put: put(expires) }])
     }
     await redis.set(key('row'), '1')
     expect(await redis.ttl(key('saga:claim'))).not.toBe(-1)
@@ -136,7 +133,7 @@ describe.skipIf(url === undefined)('What is too long', () => {
   test('for one string of ioredis is refused at the call, and the connection stays in step', async () => {
     const { redis, outbox, storage, key } = await opened()
     const body = 'x'.repeat(110_000_000)
-    const append = Array.from({ length: 5 }, (_, n) => event({ id: `${n}`, body }))
+    const append = Array.from({ length: 5 }, (_, n) => event(`${n}`, { body }))
     const large = { code: 'OUTBOX_TRANSACTION_TOO_LARGE', blame: 'event' }
     await expect(storage.write([{ ...NOTHING, append }])).rejects.toMatchObject(large)
     await outbox.transaction(async (multi) => {
@@ -152,27 +149,27 @@ describe.skipIf(url === undefined)('What is wrong with an event’s own keys', (
     const { redis, outbox, storage, key } = await opened()
     await redis.set(key('event:new'), 'something else')
     for (const fingerprint of [null, 'one']) {
-      const outcome = { ...NOTHING, append: [event({ fingerprint })] }
+      const outcome = { ...NOTHING, append: [event('new', { fingerprint })] }
       await expect(storage.write([outcome])).rejects.toMatchObject(REFUSED)
     }
-    const named = { ...NOTHING, append: [event({ fingerprint: 'one' })] }
+    const named = { ...NOTHING, append: [event('new', { fingerprint: 'one' })] }
     const failing = outbox.transaction((multi) => storage.write([named], multi))
     await expect(failing).rejects.toMatchObject(REFUSED)
-    await redis.set(key('due'), 'something else')
-    const other = { ...NOTHING, append: [event({ id: 'other' })] }
+    await redis.set(key('due:a'), 'something else')
+    const other = { ...NOTHING, append: [event('other')] }
     await expect(storage.write([other])).rejects.toMatchObject({ blame: 'environment', transient: false })
   })
 
   test('fields that somebody has spoilt cost no event its place', async () => {
     const { redis, storage, key } = await opened()
     const ids = ['a', 'b', 'c']
-    await storage.write([{ ...NOTHING, append: ids.map((id) => event({ id })) }])
+    await storage.write([{ ...NOTHING, append: ids.map((id) => event(id)) }])
     await redis.hset(key('event:b'), { attempt: 'none', uncounted: 'none' })
-    const leased = await storage.lease(3, 60_000)
+    const leased = await takeDue(storage, 3, 60_000)
     expect(leased.map(({ id, attempt }) => [id, attempt])).toEqual(ids.map((id) => [id, 1]))
     const settle = { kind: 'retry', id: 'b', attempt: 1, delayMs: 0, error: 'x', counted: false } as const
     await expect(storage.write([{ ...NOTHING, settle }])).rejects.toMatchObject(REFUSED)
-    expect(await redis.zrange(key('leased'), '0', '-1')).toEqual(ids)
+    expect(await redis.zrange(key('leased:a'), '0', '-1')).toEqual(ids)
     expect(await redis.hmget(key('event:b'), 'state', 'error')).toEqual(['leased', null])
     const bury = { kind: 'bury', id: 'b', attempt: 1, error: 'x' } as const
     expect(await storage.write([{ ...NOTHING, settle: bury }])).toEqual([{ status: 'applied' }])

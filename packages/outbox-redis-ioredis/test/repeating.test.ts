@@ -4,7 +4,7 @@ import type { Outcome } from 'outbox-core'
 import { afterEach, describe, expect, test } from 'vitest'
 import { FaultyNetwork } from '../../../test/faults/proxy.ts'
 import { RedisIoredisOutbox } from '../src/index.ts'
-import { closedAfterwards, connect, everything, opened, url } from './open.ts'
+import { closedAfterwards, connect, event, everything, expireLease, leaseOf, opened, url } from './open.ts'
 
 const NOTHING = { append: [], put: [], remove: [] }
 const networks: FaultyNetwork[] = []
@@ -21,15 +21,11 @@ async function unreliable(Client: typeof Redis = Redis, options = {}) {
   const { prefix } = place
   const { storage } = new RedisIoredisOutbox<ChainableCommander>(client, { prefix, logger: false })
   // Known to the server by now: what is cut off is the one call.
-  await storage.lease(1, 1)
+  await leaseOf(storage, 1)
   await storage.extend([], 1)
   await storage.keep('x', 1)
   await storage.purge(1)
   return { ...place, unreliable: storage, network }
-}
-
-function event(id: string, due = 0) {
-  return { id, type: 'a', body: '{}', headers: {}, due: { inMs: due }, fingerprint: null }
 }
 
 const CLIENTS = [
@@ -45,15 +41,15 @@ describe.skipIf(url === undefined)('What ioredis sends again because its answer 
     const ids = ['a', 'b', 'c', 'd', 'e']
     for (const id of ids) await storage.write([{ ...NOTHING, append: [event(id)] }])
     const cut = network.cutAnswer(/evalsha/i)
-    const first = await worker.lease(2, 60_000)
+    const first = await leaseOf(worker, 2)
     await cut
     expect(first.map(({ id, attempt, body }) => [id, attempt, body])).toEqual([
       ['a', 1, '{}'],
       ['b', 1, '{}'],
     ])
-    expect(await redis.zrange(key('leased'), '0', '-1')).toEqual(['a', 'b'])
-    expect((await worker.lease(2, 60_000)).map(({ id }) => id)).toEqual(['c', 'd'])
-    expect((await storage.lease(9, 60_000)).map(({ id }) => id)).toEqual(['e'])
+    expect(await redis.zrange(key('leased:a'), '0', '-1')).toEqual(['a', 'b'])
+    expect((await leaseOf(worker, 2)).map(({ id }) => id)).toEqual(['c', 'd'])
+    expect((await leaseOf(storage, 9)).map(({ id }) => id)).toEqual(['e'])
   })
 
   test('a lease that came after another one of the same worker takes nothing any more', async () => {
@@ -65,19 +61,19 @@ describe.skipIf(url === undefined)('What ioredis sends again because its answer 
       sent.push(call)
       return evalsha.apply(this, call)
     } as never
-    await storage.lease(1, 60_000)
-    await storage.lease(1, 60_000)
+    await leaseOf(storage, 1)
+    await leaseOf(storage, 1)
     redis.evalsha = evalsha
     const again = (await evalsha.apply(redis, sent[0] as never)) as unknown[]
     expect(again).toHaveLength(1)
-    expect(await redis.zrange(key('due'), '0', '-1')).toEqual(['c'])
+    expect(await redis.zrange(key('leased:a'), '0', '-1')).toEqual(['a', 'b'])
   })
 
   test.each(CLIENTS)('%s: what extends, keeps and purges, and a payload', async (_n, Client, options) => {
     const { storage, unreliable: worker, network, redis, key } = await unreliable(Client, options)
     const append = ['a', 'b', 'c'].map((id) => event(id))
     await storage.write([{ ...NOTHING, append }])
-    await storage.lease(3, 60_000)
+    await leaseOf(storage, 3)
     const complete = (id: string, keepMs: number): Outcome => ({
       ...NOTHING,
       settle: { kind: 'complete', id, attempt: 1, keepMs },
@@ -96,7 +92,7 @@ describe.skipIf(url === undefined)('What ioredis sends again because its answer 
     await cutting(/\bset\b/i, () => worker.write([{ ...NOTHING, put }]))
     expect(await cutting(/\bget\b/i, () => worker.getPayload('p'))).toEqual(Buffer.of(7))
     expect(await redis.exists(key('event:a'), key('event:b'), key('event:c'))).toBe(2)
-    expect(await redis.zcard(key('leased'))).toBe(1)
+    expect(await redis.zcard(key('leased:a'))).toBe(1)
   })
 
   test.each(CLIENTS)('%s: a write is not, and says that nobody knows', async (_n, Client, options) => {
@@ -108,7 +104,7 @@ describe.skipIf(url === undefined)('What ioredis sends again because its answer 
         settle: {
           kind: 'complete',
           id: 'known',
-          attempt: (await storage.lease(1, 9_000))[0]?.attempt ?? 0,
+          attempt: (await leaseOf(storage, 1))[0]?.attempt ?? 0,
           keepMs: 0,
         },
       },
@@ -129,32 +125,12 @@ describe.skipIf(url === undefined)('Leasing', () => {
   test('is oldest first, those whose lease has run out among them', async () => {
     const { redis, storage, key } = await opened()
     await storage.write([{ ...NOTHING, append: ['a', 'b', 'c', 'd', 'e'].map((id) => event(id)) }])
-    expect(await storage.lease(5, 60_000)).toHaveLength(5)
-    for (const [id, at] of Object.entries({ a: 500, b: 100, c: 300 })) await redis.zadd(key('leased'), at, id)
+    expect(await leaseOf(storage, 5)).toHaveLength(5)
+    for (const [id, at] of Object.entries({ a: 500, b: 100, c: 300 })) await expireLease(redis, key, id, at)
     for (const [id, at] of Object.entries({ x: 200, y: 400, z: 600 }))
-      await storage.write([{ ...NOTHING, append: [{ ...event(id), due: { at } }] }])
-    expect((await storage.lease(4, 60_000)).map(({ id }) => id)).toEqual(['b', 'x', 'c', 'y'])
-    expect((await storage.lease(9, 60_000)).map(({ id }) => id)).toEqual(['a', 'z'])
-  })
-})
-
-describe.skipIf(url === undefined)('The layout', () => {
-  test('of a newer version is refused, and nothing changed', async () => {
-    const { redis, prefix, outbox, key } = await opened()
-    expect(await redis.get(key('version'))).toBe('1')
-    await redis.set(key('version'), '2')
-    const newer = {
-      code: 'OUTBOX_NEWER_SCHEMA',
-      stored: 2,
-      known: 1,
-      message: expect.stringContaining(prefix),
-    }
-    await expect(outbox.initialize()).rejects.toMatchObject(newer)
-    await redis.set(key('version'), 'none')
-    await expect(outbox.initialize()).rejects.toMatchObject({ code: 'OUTBOX_NEWER_SCHEMA' })
-    await redis.del(key('version'))
-    await redis.rpush(key('version'), 'x')
-    await expect(outbox.initialize()).rejects.toThrow(`key "${key('version')}" holds a list`)
+      await storage.write([{ ...NOTHING, append: [event(id, { due: { at } })] }])
+    expect((await leaseOf(storage, 4)).map(({ id }) => id)).toEqual(['b', 'x', 'c', 'y'])
+    expect((await leaseOf(storage, 9)).map(({ id }) => id)).toEqual(['a', 'z'])
   })
 })
 

@@ -2,10 +2,10 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { ChainableCommander, Redis } from 'ioredis'
 import { type Outcome, UnsupportedBackendError } from 'outbox-core'
-import { recordingLogger } from 'outbox-core/testing'
+import { recordingLogger, takeDue } from 'outbox-core/testing'
 import { afterAll, describe, expect, test } from 'vitest'
 import { RedisIoredisOutbox } from '../src/index.ts'
-import { connect, everything, opened, url } from './open.ts'
+import { connect, event, everything, opened, url } from './open.ts'
 import { rightsFor } from './rights.ts'
 
 const NOTHING = { append: [], put: [], remove: [] }
@@ -22,16 +22,13 @@ async function clientWith(rights: readonly string[]): Promise<Redis> {
   return connect(url, { username, password: 'secret', enableReadyCheck: false })
 }
 
-function event(id: string, more = {}) {
-  return { id, type: 'a', body: '{}', headers: {}, due: { inMs: 0 }, fingerprint: null, ...more }
-}
-
 /** An outbox with events of every state and a payload. */
 async function filled() {
   const place = await opened()
   const { storage } = place
   await storage.write([{ ...NOTHING, append: [event('done'), event('old'), event('dead')] }])
-  await storage.lease(3, 60_000)
+  await storage.write([{ ...NOTHING, append: [keyed('first'), keyed('second'), keyed('third')] }])
+  await takeDue(storage, 4, 60_000)
   const held = (id: string) => ({ id, attempt: 1 })
   await storage.write([
     { ...NOTHING, settle: { kind: 'complete', ...held('done'), keepMs: 60_000 } },
@@ -39,13 +36,19 @@ async function filled() {
     { ...NOTHING, settle: { kind: 'bury', ...held('dead'), error: 'x' } },
     { ...NOTHING, append: [event('a'), event('b'), event('c')], put: [payload('claim')] },
   ])
-  await storage.lease(2, 60_000)
+  await takeDue(storage, 2, 60_000)
   return place
+}
+
+function keyed(id: string, more = {}) {
+  return event(id, { key: 'k', address: 'a#k', ...more })
 }
 
 function payload(id: string) {
   return { id, data: Uint8Array.of(1), expires: { inMs: 60_000 } }
 }
+
+const TAKING = { take: { id: 'third', leaseMs: 60_000 } }
 
 /** Every way to change what is stored. */
 const CHANGES: Record<string, (storage: Storage) => Promise<unknown>> = {
@@ -55,7 +58,7 @@ const CHANGES: Record<string, (storage: Storage) => Promise<unknown>> = {
     storage.write([{ ...NOTHING, append: [event('new', { fingerprint: 'f' })], put: [payload('p')] }]),
   put: (storage) => storage.write([{ ...NOTHING, put: [payload('p')] }]),
   remove: (storage) => storage.write([{ ...NOTHING, remove: ['claim'] }]),
-  lease: (storage) => storage.lease(9, 60_000),
+  lease: (storage) => takeDue(storage, 9, 60_000),
   extend: (storage) => storage.extend([held('a'), held('b')], 60_000),
   keep: (storage) => storage.keep('done', 90_000),
   purge: (storage) => storage.purge(9),
@@ -68,6 +71,36 @@ const CHANGES: Record<string, (storage: Storage) => Promise<unknown>> = {
     storage.write([
       { ...NOTHING, settle: { kind: 'retry', ...held('a'), delayMs: 9_000, error: 'x', counted: false } },
       { ...NOTHING, settle: { kind: 'bury', ...held('b'), error: 'x' } },
+    ]),
+  'append to a key': (storage) => storage.write([{ ...NOTHING, append: [keyed('new'), keyed('newer')] }]),
+  'append a named one to a key': (storage) =>
+    storage.write([{ ...NOTHING, append: [keyed('new', { fingerprint: 'f' })] }]),
+  'complete one that others wait for': (storage) =>
+    storage.write([{ ...NOTHING, settle: { kind: 'complete', ...held('first'), keepMs: 0 } }]),
+  'complete several of a key': (storage) =>
+    storage.write([
+      {
+        ...NOTHING,
+        settle: { kind: 'complete', ...held('first'), keepMs: 9_000, also: ['second'], ...TAKING },
+      },
+    ]),
+  'complete several of a key at once': (storage) =>
+    storage.write([
+      { ...NOTHING, settle: { kind: 'complete', ...held('first'), keepMs: 0, also: ['second'], ...TAKING } },
+    ]),
+  'skip one that others wait for': (storage) =>
+    storage.write([{ ...NOTHING, settle: { kind: 'bury', ...held('first'), error: 'x', skip: true } }]),
+  'a step in its place': (storage) =>
+    storage.write([
+      {
+        ...step({ kind: 'complete', ...held('first'), keepMs: 0 }),
+        append: [keyed('here', { inPlace: true }), keyed('there', { inPlace: true })],
+      },
+    ]),
+  'the last of an address': (storage) =>
+    storage.write([
+      { ...NOTHING, settle: { kind: 'complete', ...held('a'), keepMs: 0 } },
+      { ...NOTHING, settle: { kind: 'complete', ...held('b'), keepMs: 9_000 } },
     ]),
   revive: (storage) => storage.write([{ ...NOTHING, settle: { kind: 'revive', ...held('dead') } }]),
   discard: (storage) => storage.write([{ ...NOTHING, settle: { kind: 'discard', ...held('dead') } }]),
@@ -118,7 +151,7 @@ describe.skipIf(url === undefined)('The rights of a Redis user', () => {
     const few = all.filter((right) => !['+hset', '+zrem'].includes(right))
     await expect(initialize(few)).rejects.toThrow(/ZREM on .*HSET on /)
     const narrow = [`~{${prefix}}:event:*`, `~{${prefix}}:`, `~{${prefix}}:-`, ...all.slice(1)]
-    await expect(initialize(narrow)).rejects.toThrow(/ZADD on \{\w+\}:due.*SET on \{\w+\}:saga:/)
+    await expect(initialize(narrow)).rejects.toThrow(/ZADD on \{\w+\}:due:.*SET on \{\w+\}:saga:/)
     expect(await connect().keys(`{${prefix}}:*`)).toEqual([`{${prefix}}:version`])
   })
 
@@ -128,7 +161,10 @@ describe.skipIf(url === undefined)('The rights of a Redis user', () => {
       if (!(await isRedis7())) return
       const { redis, prefix, key } = await filled()
       const all = rightsFor(prefix)
-      const sets = ['due', 'leased', 'done', 'dead', 'event:*', 'saga:*', 'lease:*']
+      const sets = [
+        ...['due:*', 'leased:*', 'addresses', 'blocked', 'done', 'dead'],
+        ...['key:*', 'event:*', 'saga:*', 'lease:*'],
+      ]
       const keys = [...sets, '', '-'].map((name) => `~${key(name)}`)
       const withoutCommand = ['zadd', 'zrem', 'hset', 'del', 'set'].map((name) => [...all, `-${name}`])
       const withoutKeys = sets.map((name) => [

@@ -1,10 +1,10 @@
 import type { ChainableCommander, Redis } from 'ioredis'
 import { type Outcome, UnsupportedBackendError } from 'outbox-core'
-import { recordingLogger, until } from 'outbox-core/testing'
+import { recordingLogger, takeDue, until } from 'outbox-core/testing'
 import { afterEach, describe, expect, test } from 'vitest'
 import { type OwnServer, startOwnServer } from '../../../test/servers/index.ts'
 import { RedisIoredisOutbox } from '../src/index.ts'
-import { connect, everything, opened } from './open.ts'
+import { connect, event, everything, expireLease, opened } from './open.ts'
 
 const servers: OwnServer[] = []
 afterEach(async () => {
@@ -30,24 +30,22 @@ describe('A Redis server of its own', { timeout: 60_000 }, () => {
   }) => {
     const redis = connect((await ownServer())?.url ?? skip())
     const { prefix, outbox, storage, bus, key } = await opened(redis)
-    const event = (id: string) => ({
-      id,
-      type: 'a',
-      body: '{}',
-      headers: {},
-      due: { inMs: 0 },
-      fingerprint: null,
-    })
     const put = (id: string) => ({ id, data: Buffer.alloc(1_000), expires: { inMs: 60_000 } })
     await storage.write([
-      { ...NOTHING, append: ['a', 'b', 'c', 'd', 'e', 'f'].map(event), put: [put('old')] },
+      { ...NOTHING, append: ['a', 'b', 'c', 'd', 'e', 'f'].map((id) => event(id)), put: [put('old')] },
     ])
-    expect(await storage.lease(5, 60_000)).toHaveLength(5)
-    await redis.zadd(key('leased'), '1', 'e')
+    expect(await takeDue(storage, 5, 60_000)).toHaveLength(5)
+    const keyed = (id: string) => event(id, { key: 'k', type: 'k', address: 'k' })
+    await storage.write([{ ...NOTHING, append: [keyed('k1'), keyed('k2')] }])
+    const ofKey = { limit: 9, leaseMs: 60_000, addresses: [{ address: 'k', limit: 9 }] }
+    expect(await storage.lease(ofKey)).toHaveLength(1)
+    await expireLease(redis, key, 'e')
     await redis.config('SET', 'maxmemory', '1')
 
     const before = await everything(redis, prefix)
     await expect(bus.emit('a', {})).rejects.toMatchObject(refusal('OOM'))
+    const behind = { ...NOTHING, append: [keyed('k3')] }
+    await expect(storage.write([behind])).rejects.toMatchObject(refusal('OOM'))
     await expect(outbox.sagaStore('1h').put('new', new Uint8Array(9))).rejects.toMatchObject(refusal('OOM'))
     const transaction = outbox.transaction(async (multi) => {
       multi.del(key('event:a'))
@@ -72,11 +70,19 @@ describe('A Redis server of its own', { timeout: 60_000 }, () => {
       settle: { kind: 'retry', id: 'd', attempt: 1, delayMs: 60_000, error: 'later', counted: false },
     })
     // One whose lease has run out, then those that are due.
-    expect((await storage.lease(1, 60_000)).map(({ id }) => id)).toEqual(['e'])
-    expect((await storage.lease(9, 60_000)).map(({ id }) => id)).toEqual(['f', 'next'])
+    expect((await takeDue(storage, 1, 60_000)).map(({ id }) => id)).toEqual(['e'])
+    expect((await takeDue(storage, 9, 60_000)).map(({ id }) => id)).toEqual(['f', 'next'])
     expect(await outbox.deadLetters.retry('c')).toBe(1)
+    const inPlace = [{ ...keyed('here'), inPlace: true }]
+    await settles({
+      ...{ ...NOTHING, append: inPlace },
+      settle: { kind: 'complete', id: 'k1', attempt: 1, keepMs: 60_000 },
+    })
+    expect((await storage.lease(ofKey)).map(({ id }) => id)).toEqual(['here'])
+    await settles({ ...NOTHING, settle: { kind: 'complete', id: 'here', attempt: 1, keepMs: 0 } })
+    expect((await storage.lease(ofKey)).map(({ id }) => id)).toEqual(['k2'])
     await redis.config('SET', 'maxmemory', '0')
-    expect(await outbox.stats()).toMatchObject({ due: 1, leased: 3, dead: 0 })
+    expect(await outbox.stats()).toMatchObject({ due: 1, leased: 4, dead: 0, blocked: 0 })
     expect((await everything(redis, prefix))[key('saga:new')]).toBeDefined()
   })
 
@@ -131,7 +137,7 @@ describe('A Redis server of its own', { timeout: 60_000 }, () => {
     await redis.replicaof('127.0.0.1', new URL(master?.url ?? '').port)
     await until(async () => (await redis.info('persistence')).includes('\nloading:1'))
     await expect(bus.emit('a', {})).rejects.toMatchObject(refusal('LOADING'))
-    await expect(storage.lease(1, 1_000)).rejects.toMatchObject(refusal('LOADING'))
+    await expect(takeDue(storage, 1, 1_000)).rejects.toMatchObject(refusal('LOADING'))
     // Redis 6.2 takes no setting while it is loading, and is slow to the end.
     await redis.config('SET', 'key-load-delay', '0').catch(() => {})
     await until(async () => (await redis.info('persistence')).includes('\nloading:0'))

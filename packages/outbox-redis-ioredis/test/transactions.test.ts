@@ -1,5 +1,6 @@
 import type { ChainableCommander } from 'ioredis'
 import { ForeignTransactionError, TransactionClosedError, TransactionMissingError } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { connect, opened, url } from './open.ts'
 
@@ -42,7 +43,7 @@ describe.skipIf(url === undefined)('Transactions in Redis', () => {
     const { redis, outbox, storage, bus, key } = await opened()
     await redis.rpush(key('list'), 'lost', 'lost')
     await bus.emit('b', {})
-    const [event] = await storage.lease(1, 60_000)
+    const [event] = await takeDue(storage, 1, 60_000)
     const settle = { kind: 'complete', id: event?.id ?? '', attempt: 1, keepMs: 0 } as const
     await outbox.transaction(async (multi) => {
       multi.lrange(key('list'), 0, -1)

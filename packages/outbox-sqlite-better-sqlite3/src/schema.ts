@@ -12,17 +12,21 @@ export interface Tables {
 export const NOW = "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)"
 
 /** What `state` holds. A leased event whose `visible_at` has passed is due again. */
-export const STATE = { waiting: 0, leased: 1, done: 2, dead: 3 } as const
+export const STATE = { waiting: 0, leased: 1, done: 2, dead: 3, blocked: 4 } as const
+
+/** An event’s address: the column holds only what is not its type. */
+export const ADDRESS = 'coalesce(address, type)'
 
 /** The indexes that statements name. */
 export function indexesOf({
   events,
   payloads,
-}: Tables): Record<'open' | 'done' | 'dead' | 'expires', string> {
+}: Tables): Record<'open' | 'done' | 'dead' | 'keys' | 'expires', string> {
   return {
-    open: `${events}_open`,
+    open: `${events}_by_address`,
     done: `${events}_done`,
     dead: `${events}_dead`,
+    keys: `${events}_keys`,
     expires: `${payloads}_expires`,
   }
 }
@@ -43,7 +47,7 @@ interface Layout {
 
 function layouts(tables: Tables): readonly Layout[] {
   const { events, payloads } = tables
-  const { open, done, dead, expires } = indexesOf(tables)
+  const { open, done, dead, keys, expires } = indexesOf(tables)
   return [
     {
       name: events,
@@ -63,9 +67,14 @@ function layouts(tables: Tables): readonly Layout[] {
           error TEXT,
           died_at INTEGER
         ) STRICT`,
+        `ALTER TABLE ${inMain(events)} ADD COLUMN address TEXT;
+        ALTER TABLE ${inMain(events)} ADD COLUMN key TEXT;
+        ALTER TABLE ${inMain(events)} ADD COLUMN place INTEGER;
+        DROP INDEX IF EXISTS ${inMain(`${events}_open`)}`,
       ],
       indexes: [
-        [open, '(visible_at, seq) WHERE state < 2'],
+        [open, `(${ADDRESS}, visible_at, seq) WHERE state < 2`],
+        [keys, '(key, place, seq, state) WHERE key IS NOT NULL'],
         [done, '(visible_at) WHERE state = 2'],
         [dead, '(died_at, seq) WHERE state = 3'],
       ],

@@ -4,41 +4,29 @@ import {
   type DeadQuery,
   type Lease,
   type LeasedEvent,
-  type NewEvent,
+  type LeaseRequest,
   type Outcome,
   type OutcomeResult,
   type Purged,
   type PurgeOptions,
   type Storage,
-  StorageError,
   type StorageLimits,
   type StorageStats,
   type StoredEvent,
+  type Waiting,
 } from 'outbox-core'
 import type { Connection } from './connection.ts'
 import type { SqliteDatabase } from './database.ts'
+import { dueRows } from './due.ts'
 import { watchOtherConnections } from './listen.ts'
-import { isMoment, whenParameters, wholeMs } from './moments.ts'
+import { isMoment, wholeMs } from './moments.ts'
 import { Savepoints } from './savepoints.ts'
 import { migrate, type Tables } from './schema.ts'
-import {
-  changesOneRow,
-  characters,
-  type DeadRow,
-  eventParameters,
-  holding,
-  JSON_AT_MOST,
-  type LeasedRow,
-  type Row,
-  Statements,
-  settling,
-} from './statements.ts'
+import { changesOneRow, type DeadRow, type DueRow, type Row, Statements } from './statements.ts'
+import { Writer } from './write.ts'
 
 // SQLite's own limit is 1e9 bytes for a row; beyond this the memory for copies is the sooner end.
 const LIMIT_BYTES = 256 * 1024 * 1024
-
-const APPLIED: OutcomeResult = { status: 'applied' }
-const LOST: OutcomeResult = { status: 'lost' }
 
 export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
@@ -48,6 +36,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   readonly #connection: Connection
   readonly #tables: Tables
   readonly #statements: Statements
+  readonly #writer: Writer
   readonly #savepoints: Savepoints
   readonly #watchers = new Set<() => void>()
 
@@ -56,6 +45,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
     this.#connection = connection
     this.#tables = tables
     this.#statements = new Statements(connection, tables)
+    this.#writer = new Writer(this.#statements)
     this.#savepoints = new Savepoints(connection)
   }
 
@@ -86,21 +76,31 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   async write(outcomes: readonly Outcome[], tx?: Db): Promise<readonly OutcomeResult[]> {
     assertMoments(outcomes, isMoment)
     const several = !changesOneRow(outcomes)
-    if (tx) return this.#connection.inside(tx, () => this.#apply(outcomes), { several })
-    if (!several) return this.#connection.statements(() => this.#apply(outcomes))
-    return this.#connection.atomically(() => this.#apply(outcomes))
+    if (tx) return this.#connection.inside(tx, () => this.#writer.write(outcomes), { several })
+    if (!several) return this.#connection.statements(() => this.#writer.write(outcomes))
+    return this.#connection.atomically(() => this.#writer.write(outcomes))
   }
 
-  async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
+  async lease(request: LeaseRequest): Promise<readonly LeasedEvent[]> {
     return this.#connection.statements(() => {
-      const due = this.#statements.all<LeasedRow>('due', limit)
+      const due = dueRows(
+        (address, { visible_at, seq }, most) =>
+          this.#statements.all<DueRow>('due', address, visible_at, seq, most),
+        request,
+      )
       // Between the two, another process may have taken some, and given back: the attempt tells.
       const leased = this.#connection.together(
         due,
-        ({ id, attempt }) => this.#statements.run('lease', leaseMs, id, attempt) === 1,
+        ({ id, attempt }) => this.#statements.run('lease', request.leaseMs, id, attempt) === 1,
       )
-      return due.filter((_, index) => leased[index]).map(leasedEvent)
+      return due
+        .filter((_, index) => leased[index])
+        .map((row) => ({ ...leasedEvent(row), ...this.#behind(row, request) }))
     })
+  }
+
+  async waiting(): Promise<readonly Waiting[]> {
+    return this.#connection.statements(() => this.#waiting())
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
@@ -149,17 +149,28 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
       ids ? this.#deadById(ids, range, limit) : this.#statements.all<DeadRow>('dead', ...range, limit),
     )
     const last = rows.at(-1)
-    const events = rows.map((row) => ({ ...storedEvent(row), error: row.error, diedAt: row.died_at }))
+    const events = rows.map((row) => ({
+      ...storedEvent(row),
+      ...{ error: row.error, diedAt: row.died_at, waitingBehind: row.waiting_behind },
+    }))
     return { events, ...(last && rows.length === limit && { next: [last.died_at, String(last.seq)] }) }
   }
 
   async stats(tx?: Db): Promise<StorageStats> {
     return this.#read(tx, () => {
-      const { due = 0, oldest = null } =
-        this.#statements.get<{ due: number; oldest: number | null }>('due_stats') ?? {}
-      const { leased = 0 } = this.#statements.get<{ leased: number }>('leased_stats') ?? {}
-      const { dead = 0 } = this.#statements.get<{ dead: number }>('dead_stats') ?? {}
-      return { due, leased, dead, oldestDueMs: oldest }
+      const waiting = this.#waiting()
+      const due = waiting
+        .filter(({ oldestDueMs }) => oldestDueMs >= 0)
+        .map(({ address }) => [address, this.#count('dueAt', address)] as const)
+      const oldest = waiting.reduce((most, { oldestDueMs }) => Math.max(most, oldestDueMs), -1)
+      return {
+        due: due.reduce((sum, [, count]) => sum + count, 0),
+        dueByAddress: Object.fromEntries(due),
+        leased: waiting.reduce((sum, { address }) => sum + this.#count('leasedAt', address), 0),
+        dead: this.#count('countDead'),
+        blocked: this.#count('countBlocked'),
+        oldestDueMs: oldest < 0 ? null : oldest,
+      }
     })
   }
 
@@ -175,6 +186,31 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   async close(): Promise<void> {
     for (const stop of this.#watchers) stop()
     this.#watchers.clear()
+  }
+
+  /** Address by address: an index has them in their order, however many events there are of each. */
+  #waiting(): readonly Waiting[] {
+    const waiting: Waiting[] = []
+    for (;;) {
+      const next = this.#statements.get<Waiting>('address', waiting.at(-1)?.address ?? '')
+      if (!next) return waiting
+      waiting.push(next)
+    }
+  }
+
+  /** What waits next in the key of a leased event, as far as the worker can handle it. */
+  #behind({ key }: DueRow, { addresses, behind = 0 }: LeaseRequest): Pick<LeasedEvent, 'behind'> {
+    if (key === null || behind === 0) return {}
+    const rows = this.#statements.all<Row & { due: number }>('behind', key, behind)
+    const other = rows.findIndex(
+      (row) => row.due === 0 || !addresses.some(({ address }) => address === row.address),
+    )
+    const next = other === -1 ? rows : rows.slice(0, other)
+    return next.length > 0 ? { behind: next.map(storedEvent) } : {}
+  }
+
+  #count(statement: 'dueAt' | 'leasedAt' | 'countDead' | 'countBlocked', ...parameters: unknown[]): number {
+    return this.#statements.column<number>(statement, ...parameters)[0] ?? 0
   }
 
   /** In a transaction at once: waiting for its turn, it would wait for itself. */
@@ -193,75 +229,16 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
       .sort((one, other) => one.died_at - other.died_at || one.seq - other.seq)
       .slice(0, limit)
   }
-
-  #apply(outcomes: readonly Outcome[]): OutcomeResult[] {
-    const results = outcomes.map((outcome) => this.#settle(outcome))
-    this.#append(outcomes, results)
-    const applied = outcomes.filter((_, index) => results[index] === APPLIED)
-    for (const { remove } of applied) for (const id of remove) this.#statements.run('delete', id)
-    for (const { put } of applied) {
-      for (const { id, data, expires } of put)
-        this.#statements.run('put', id, data, ...whenParameters(expires))
-    }
-    return results
-  }
-
-  #settle({ settle, append }: Outcome): OutcomeResult {
-    if (!settle) return APPLIED
-    const duplicate = this.#duplicate(append)
-    if (duplicate) return this.#statements.get(...holding(settle)) ? duplicate : LOST
-    return this.#statements.run(...settling(settle)) === 1 ? APPLIED : LOST
-  }
-
-  /** Appends what survived settling; an event whose id is taken turns its outcome into a duplicate. */
-  #append(outcomes: readonly Outcome[], results: OutcomeResult[]): void {
-    const events: NewEvent[] = []
-    for (const [index, { append }] of outcomes.entries())
-      if (results[index] === APPLIED) events.push(...append)
-    const inserted = this.#insert(events)
-    if (inserted === 'all') return
-    for (const [index, { append }] of outcomes.entries()) {
-      if (results[index] !== APPLIED) continue
-      for (const event of append) {
-        if (!inserted.has(event.id)) results[index] = this.#duplicate([event]) ?? this.#there(event)
-      }
-    }
-  }
-
-  /** What an event that was not inserted has to be: there already, with an id that nobody chose. */
-  #there(event: NewEvent): OutcomeResult {
-    if (this.#statements.get('fingerprint', event.id)) return APPLIED
-    // Unless another process has deleted the first one since.
-    if (this.#appended(event)) return APPLIED
-    throw new StorageError(
-      `SQLite has not stored event "${event.id}" and says no reason; a trigger of your own with RAISE(IGNORE) on the outbox’s table does that: remove it`,
-      { transient: false },
-    )
-  }
-
-  #duplicate([event]: readonly NewEvent[]): OutcomeResult | undefined {
-    if (!event || event.fingerprint === null) return undefined
-    const first = this.#statements.get<{ fingerprint: string | null }>('fingerprint', event.id)
-    return first && { status: 'duplicate', ...first }
-  }
-
-  #insert(events: readonly NewEvent[]): 'all' | Set<string> {
-    const inserted =
-      events.length > 1 && characters(events) <= JSON_AT_MOST
-        ? new Set(this.#statements.column<string>('appendMany', JSON.stringify(events.map(eventParameters))))
-        : new Set(events.filter((event) => this.#appended(event)).map(({ id }) => id))
-    return inserted.size === events.length ? 'all' : inserted
-  }
-
-  #appended(event: NewEvent): boolean {
-    return this.#statements.run('appendOne', ...eventParameters(event)) === 1
-  }
 }
 
-function leasedEvent(row: LeasedRow): LeasedEvent {
-  return { ...storedEvent(row), attempt: row.attempt + 1, leasedAt: row.leased_at }
+function leasedEvent(row: DueRow): LeasedEvent {
+  return { ...storedEvent(row), attempt: row.attempt + 1, leasedAt: row.now }
 }
 
-function storedEvent({ id, type, body, headers, created_at, attempt, uncounted }: Row): StoredEvent {
-  return { id, type, body, headers: JSON.parse(headers), createdAt: created_at, attempt, uncounted }
+function storedEvent(row: Row): StoredEvent {
+  const { id, type, address, key, body, headers, created_at, attempt, uncounted } = row
+  return {
+    ...{ id, type, address, key, body, headers: JSON.parse(headers) },
+    ...{ createdAt: created_at, attempt, uncounted },
+  }
 }

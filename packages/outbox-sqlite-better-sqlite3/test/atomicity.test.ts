@@ -1,6 +1,6 @@
 import type Database from 'better-sqlite3'
 import { StorageError, TransactionClosedError } from 'outbox-core'
-import { sleep } from 'outbox-core/testing'
+import { sleep, takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { event, open, stored } from './opened.ts'
 
@@ -92,7 +92,7 @@ describe('the user’s own use of the connection', () => {
     await bus.emit('a', {})
     await store.put('0198c0de-0000-7000-8000-000000000000', Uint8Array.of(1))
     expect(await outbox.stats()).toMatchObject({ due: 1, leased: 0, dead: 0 })
-    const [lease] = await outbox.storage.lease(10, 60_000)
+    const [lease] = await takeDue(outbox.storage, 10, 60_000)
     expect(lease).toMatchObject({ type: 'a', attempt: 1, uncounted: 0, createdAt: expect.any(Number) })
     expect(await outbox.storage.purge(10)).toEqual({ events: 0, payloads: 0 })
   })

@@ -67,7 +67,7 @@ async function open(file: string, options: OutboxOptions = {}, drop: () => void)
             type: row['type'],
             body: row['body'],
             headers: JSON.parse(row['headers'] as string),
-            state: ['waiting', 'leased', 'done', 'dead'][row['state'] as number],
+            state: ['waiting', 'leased', 'done', 'dead', 'blocked'][row['state'] as number],
             attempt: row['attempt'],
           }) as RawEvent,
       ),

@@ -13,7 +13,7 @@ import {
   TransactionTimeoutError,
   UnsupportedBackendError,
 } from 'outbox-core'
-import { sleep, until } from 'outbox-core/testing'
+import { sleep, takeDue, until } from 'outbox-core/testing'
 import { afterAll, describe, expect, test } from 'vitest'
 import { SqliteBetterSqlite3Outbox, type SqliteBetterSqlite3OutboxOptions } from '../src/index.ts'
 
@@ -135,7 +135,7 @@ describe('transactions', () => {
     await sleep(5)
     const waiting = outbox.transaction(async () => {})
     await expect(waiting).rejects.toThrow(TransactionTimeoutError)
-    await expect(outbox.storage.lease(1, 1_000)).rejects.toThrow(
+    await expect(takeDue(outbox.storage, 1, 1_000)).rejects.toThrow(
       /outbox\.transaction, open on this connection since/,
     )
     release()

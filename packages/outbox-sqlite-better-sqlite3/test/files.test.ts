@@ -2,13 +2,21 @@ import { spawn } from 'node:child_process'
 import { closeSync, openSync, statSync, unlinkSync, writeFileSync, writeSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { NotInitializedError, StorageError } from 'outbox-core'
-import { sleep, until } from 'outbox-core/testing'
+import { sleep, takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { appending, connect, event, newFile, open, outboxOn } from './opened.ts'
 
 function notes(db: ReturnType<typeof connect>): unknown[] {
   return db.prepare('SELECT events, version FROM outbox_migrations ORDER BY rowid').raw().all()
 }
+
+const EVENTS_BEFORE = `CREATE TABLE outbox_events (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, type TEXT NOT NULL, body TEXT NOT NULL, headers TEXT NOT NULL,
+  fingerprint TEXT, created_at INTEGER NOT NULL, visible_at INTEGER NOT NULL, attempt INTEGER NOT NULL DEFAULT 0,
+  uncounted INTEGER NOT NULL DEFAULT 0, state INTEGER NOT NULL DEFAULT 0, error TEXT, died_at INTEGER) STRICT;
+  CREATE INDEX outbox_events_open ON outbox_events (visible_at, seq) WHERE state < 2`
+const EMITTED_BEFORE = `INSERT INTO outbox_events (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
+  VALUES (?, 'a', '{}', '{}', NULL, 0, 0, 1, 1) ON CONFLICT (id) DO NOTHING`
 
 describe('initialize', () => {
   test('creates the tables of every outbox in one database', async () => {
@@ -19,14 +27,16 @@ describe('initialize', () => {
     expect(await second.stats()).toMatchObject({ due: 0 })
     expect(notes(db)).toEqual([
       ['outbox_events', 1],
+      ['outbox_events', 2],
       ['saga_store', 1],
       ['second_events', 1],
+      ['second_events', 2],
     ])
     // The other one's events, with payloads of its own.
     const third = outboxOn(db, { tables: { events: 'OUTBOX_events', payloads: 'third_payloads' } })
     await third.initialize()
     await third.sagaStore('1h').put('claim', Uint8Array.of(1))
-    expect(notes(db).slice(3)).toEqual([['third_payloads', 1]])
+    expect(notes(db).slice(5)).toEqual([['third_payloads', 1]])
   })
 
   test('refuses a table that a newer version has laid out, whichever it is, and changes nothing', async () => {
@@ -38,7 +48,7 @@ describe('initialize', () => {
       const newer = {
         code: 'OUTBOX_NEWER_SCHEMA',
         stored: 7,
-        known: 1,
+        known: name === 'saga_store' ? 1 : 2,
         message: expect.stringContaining(name),
       }
       for (const more of [{}, { events: 'others' }].slice(0, name === 'outbox_events' ? 1 : 2)) {
@@ -56,31 +66,41 @@ describe('initialize', () => {
       '( events TEXT NOT NULL, version INTEGER NOT NULL, applied_at INTEGER NOT NULL, PRIMARY KEY (events, version) ) STRICT',
     )
     db.exec("DELETE FROM outbox_migrations WHERE events = 'saga_store'")
+    db.exec(`DELETE FROM outbox_migrations WHERE version = 2; DROP TABLE outbox_events; ${EVENTS_BEFORE}`)
+    const emitted = db.prepare(EMITTED_BEFORE)
+    emitted.run('before')
     await outboxOn(db).sagaStore('1h').put('claim', Uint8Array.of(1))
     await outboxOn(db).initialize()
     expect(notes(db)).toEqual([
       ['outbox_events', 1],
+      ['outbox_events', 2],
       ['saga_store', 1],
     ])
     expect(await outboxOn(db).sagaStore('1h').get('claim')).toEqual(Buffer.of(1))
-    const last = 'SELECT coalesce(max(version), 0) AS done FROM "outbox_migrations" WHERE events = ?'
-    expect(db.prepare(last).get('outbox_events')).toEqual({ done: 1 })
+    // A process of that version that has not been stopped yet.
+    emitted.run('beside')
+    const { storage } = outboxOn(db)
+    expect(await storage.waiting()).toMatchObject([{ address: 'a' }])
+    expect(await takeDue(storage, 10, 1_000)).toMatchObject([
+      { id: 'before', type: 'a', address: 'a', key: null },
+      { id: 'beside', type: 'a', address: 'a', key: null },
+    ])
   })
 
   test('makes again what was dropped, a table or an index', async () => {
     const { db, outbox, storage } = await open()
-    db.exec('DROP INDEX outbox_events_open; DROP TABLE saga_store')
-    await expect(storage.lease(1, 1_000)).rejects.toThrow(NotInitializedError)
+    db.exec('DROP INDEX outbox_events_by_address; DROP TABLE saga_store')
+    await expect(takeDue(storage, 1, 1_000)).rejects.toThrow(NotInitializedError)
     await outbox.initialize()
-    expect(await storage.lease(1, 1_000)).toEqual([])
+    expect(await takeDue(storage, 1, 1_000)).toEqual([])
     await outbox.sagaStore('1h').put('claim', Uint8Array.of(1))
   })
 
   test('refuses a table of events as one of payloads', async () => {
     const { db } = await open()
     const mixed = outboxOn(db, { tables: { events: 'others', payloads: 'outbox_events' } })
-    await expect(mixed.initialize()).rejects.toMatchObject({ code: 'OUTBOX_STORAGE', transient: false })
-    expect(notes(db)).toHaveLength(2)
+    await expect(mixed.initialize()).rejects.toMatchObject({ code: 'OUTBOX_NEWER_SCHEMA' })
+    expect(notes(db)).toHaveLength(3)
   })
 
   test('leaves nothing behind when a migration fails halfway', async () => {
@@ -115,7 +135,7 @@ describe('initialize', () => {
         }),
     )
     expect(await Promise.all(starts)).toEqual([0, 0, 0, 0])
-    expect(connect(path).prepare('SELECT count(*) FROM outbox_migrations').pluck().get()).toBe(2)
+    expect(connect(path).prepare('SELECT count(*) FROM outbox_migrations').pluck().get()).toBe(3)
   })
 })
 
@@ -132,7 +152,7 @@ describe('a file that is locked when a connection first looks at it', () => {
     }
     await locked(() => outboxOn(connect(path)).initialize())
     const { storage } = outboxOn(connect(path))
-    expect(await locked(() => storage.lease(10, 60_000))).toEqual([])
+    expect(await locked(() => takeDue(storage, 10, 60_000))).toEqual([])
     const written = await locked(() => outboxOn(connect(path)).storage.write([appending(event('a'))]))
     expect(written).toEqual([{ status: 'applied' }])
     let wakes = 0
@@ -163,9 +183,9 @@ describe('a broken file', () => {
     const { size } = statSync(damaged)
     writeSync(fd, Buffer.alloc(size - 4_096, 0xff), 0, size - 4_096, 4_096)
     closeSync(fd)
-    const broken = await outboxOn(connect(damaged))
-      .storage.lease(10, 1_000)
-      .catch((thrown: unknown) => thrown)
+    const broken = await takeDue(outboxOn(connect(damaged)).storage, 10, 1_000).catch(
+      (thrown: unknown) => thrown,
+    )
     expect(broken).toMatchObject({ code: 'OUTBOX_STORAGE', transient: false })
     expect((broken as Error).message).toMatch(/SQLITE_CORRUPT.*backup/)
   })
@@ -190,7 +210,7 @@ describe('a broken file', () => {
   test('whose tables were dropped says what to call', async () => {
     const { db, storage, outbox } = await open()
     db.exec('DROP TABLE outbox_events; DROP TABLE saga_store')
-    await expect(storage.lease(10, 1_000)).rejects.toThrow(NotInitializedError)
+    await expect(takeDue(storage, 10, 1_000)).rejects.toThrow(NotInitializedError)
     await expect(outbox.transaction((tx) => storage.getPayload('claim', tx))).rejects.toThrow(
       NotInitializedError,
     )

@@ -54,7 +54,16 @@ export async function open(
 }
 
 export const event = (id: string, more: Partial<NewEvent> = {}): NewEvent => ({
-  ...{ id, type: id, body: '{}', headers: {}, due: { inMs: 0 }, fingerprint: null },
+  ...{
+    id,
+    type: id,
+    address: more.type ?? id,
+    key: null,
+    body: '{}',
+    headers: {},
+    due: { inMs: 0 },
+    fingerprint: null,
+  },
   ...more,
 })
 

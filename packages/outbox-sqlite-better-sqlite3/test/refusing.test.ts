@@ -1,4 +1,5 @@
 import type { When } from 'outbox-core'
+import { takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { storageError } from '../src/errors.ts'
 import { appending, connect, event, open, stored } from './opened.ts'
@@ -15,7 +16,7 @@ describe('what SQLite can’t hold', () => {
     async (ms) => {
       const { db, outbox, storage } = await open()
       await storage.write([appending(event('leased'))])
-      const [lease] = await storage.lease(1, 60_000)
+      const [lease] = await takeDue(storage, 1, 60_000)
       const { id = '', attempt = 0 } = lease ?? {}
       const refused = [
         appending(event('a', { due: { at: ms } })),
@@ -43,13 +44,13 @@ describe('what SQLite can’t hold', () => {
   test('a lease, a renewal and a longer stay of no length are refused, and change nothing', async () => {
     const { db, storage } = await open()
     await storage.write([appending(event('done'), event('leased'))])
-    const [done, leased] = await storage.lease(2, 60_000)
+    const [done, leased] = await takeDue(storage, 2, 60_000)
     if (!done || !leased) throw new Error('two leases were expected')
     await storage.write([{ settle: { kind: 'complete', ...done, keepMs: 60_000 }, ...appending() }])
     await storage.write([appending(event('due'))])
     const before = db.prepare('SELECT * FROM outbox_events').all()
     for (const ms of [Number.NaN, Number.POSITIVE_INFINITY, 1e300]) {
-      await expect(storage.lease(1, ms)).rejects.toMatchObject(REFUSED)
+      await expect(takeDue(storage, 1, ms)).rejects.toMatchObject(REFUSED)
       await expect(storage.extend([leased], ms)).rejects.toMatchObject(REFUSED)
       await expect(storage.keep('done', ms)).rejects.toMatchObject(REFUSED)
     }
@@ -65,7 +66,7 @@ describe('what SQLite can’t hold', () => {
     ])
     const visible = db.prepare('SELECT visible_at FROM outbox_events ORDER BY seq LIMIT 2').pluck().all()
     expect([visible, db.prepare('SELECT expires_at FROM saga_store').pluck().get()]).toEqual([[2, 3], 8])
-    const [lease] = await storage.lease(1, 60_000)
+    const [lease] = await takeDue(storage, 1, 60_000)
     const { id = '', attempt = 0 } = lease ?? {}
     const retry = { kind: 'retry', id, attempt, delayMs: 1.5, error: null, counted: true } as const
     expect(await storage.write([{ settle: retry, ...appending() }])).toEqual([{ status: 'applied' }])
@@ -114,7 +115,7 @@ describe('what SQLite can’t hold', () => {
   test('text that a statement’s JSON could cut short is kept whole', async () => {
     const { storage } = await open()
     await storage.write([appending(event('a'))])
-    const [lease] = await storage.lease(1, 60_000)
+    const [lease] = await takeDue(storage, 1, 60_000)
     const { id = '', attempt = 0 } = lease ?? {}
     const error = 'before\0after'
     await storage.write([{ settle: { kind: 'bury', id, attempt, error }, ...appending() }])

@@ -45,14 +45,14 @@ describe('statements', () => {
   test('an idle poll is one; a batch of 100 events is leased in one transaction, and settled in one', async () => {
     const { outbox, during } = await recorded()
     const { storage } = outbox
-    expect(await during(() => storage.lease(100, 1_000))).toHaveLength(1)
+    const lease100 = () =>
+      storage.lease({ limit: 100, leaseMs: 60_000, addresses: [{ address: 'a', limit: 100 }] })
+    expect(await during(lease100)).toHaveLength(1)
     const bus = new OutboxEventBus(outbox)
     await bus.emitMany(Array.from({ length: 100 }, () => ({ type: 'a', payload: {} })))
-    const leased = await storage.lease(0, 1_000)
-    expect(leased).toEqual([])
     let events: Awaited<ReturnType<typeof storage.lease>> = []
     const lease = await during(async () => {
-      events = await storage.lease(100, 60_000)
+      events = await lease100()
     })
     expect(lease).toEqual([
       'SELECT seq',
@@ -72,6 +72,40 @@ describe('statements', () => {
     )
     expect(settle).toEqual(['BEGIN IMMEDIATE', ...Array(100).fill('DELETE FROM'), 'COMMIT'])
     expect(await during(() => storage.extend([], 1_000))).toEqual([])
+  })
+
+  test('a key costs one statement more to write, and two to settle; a run of it one for each event', async () => {
+    const { outbox, during } = await recorded()
+    const { storage } = outbox
+    const bus = new OutboxEventBus(outbox)
+    const emit = (): Promise<string> => bus.emit('a', {}, { key: 'k' })
+    expect(await during(emit)).toEqual(['SELECT max(place)', 'INSERT INTO'])
+    for (let n = 0; n < 9; n++) await emit()
+    const lease = (behind: number) =>
+      storage.lease({ ...{ limit: 100, leaseMs: 60_000, behind }, addresses: [{ address: 'a', limit: 100 }] })
+    let [first] = await lease(0)
+    const complete = (also: readonly string[] = []) =>
+      storage.write([
+        {
+          settle: { ...{ kind: 'complete', keepMs: 0, also, key: 'k' }, id: first?.id ?? '', attempt: 1 },
+          ...{ append: [], put: [], remove: [] },
+        },
+      ])
+    const settling = ['SELECT place', 'DELETE FROM', 'UPDATE main."outbox_events"']
+    expect(await during(() => complete())).toEqual(['BEGIN IMMEDIATE', ...settling, 'COMMIT'])
+    const reading = await during(async () => {
+      ;[first] = await lease(5)
+    })
+    expect(reading.at(-1)).toBe('SELECT seq')
+    expect(reading).toHaveLength(3)
+    const run = await during(() => complete(first?.behind?.map(({ id }) => id)))
+    const behind = Array(5).fill('DELETE FROM')
+    expect(run).toEqual([
+      ...['BEGIN IMMEDIATE', 'SELECT place', 'DELETE FROM'],
+      ...behind,
+      ...['UPDATE main."outbox_events"', 'COMMIT'],
+    ])
+    expect(await storage.stats()).toMatchObject({ due: 1, blocked: 2 })
   })
 
   test('a batch of saga steps is settled by as many transactions as one step, and one statement for each event', async () => {

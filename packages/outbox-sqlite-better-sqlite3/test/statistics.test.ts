@@ -1,4 +1,5 @@
 import type Database from 'better-sqlite3'
+import { takeDue } from 'outbox-core/testing'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { appending, connect, event, newFile, outboxOn } from './opened.ts'
 
@@ -15,7 +16,8 @@ const STATISTICS: Record<string, Rows> = {
   'of an outbox with one event': [
     [EVENTS, null, '1'],
     [EVENTS, KEY(EVENTS), '1 1'],
-    [EVENTS, `${EVENTS}_open`, '1 1 1'],
+    [EVENTS, `${EVENTS}_by_address`, '1 1 1 1'],
+    [EVENTS, `${EVENTS}_keys`, '1 1 1 1 1'],
     [EVENTS, `${EVENTS}_done`, '1 1'],
     [EVENTS, `${EVENTS}_dead`, '1 1 1'],
     [PAYLOADS, KEY(PAYLOADS), '1 1'],
@@ -23,7 +25,8 @@ const STATISTICS: Record<string, Rows> = {
   ],
   'of an empty one': [
     [EVENTS, null, '0'],
-    [EVENTS, `${EVENTS}_open`, '0 0 0'],
+    [EVENTS, `${EVENTS}_by_address`, '0 0 0 0'],
+    [EVENTS, `${EVENTS}_keys`, '0 0 0 0 0'],
     [EVENTS, `${EVENTS}_done`, '0 0'],
     [EVENTS, `${EVENTS}_dead`, '0 0 0'],
     [PAYLOADS, null, '0'],
@@ -31,7 +34,8 @@ const STATISTICS: Record<string, Rows> = {
   ],
   'of one whose keys tell nothing apart': [
     [EVENTS, KEY(EVENTS), '1000000 1000000'],
-    [EVENTS, `${EVENTS}_open`, '2 1 1'],
+    [EVENTS, `${EVENTS}_by_address`, '2 2 1 1'],
+    [EVENTS, `${EVENTS}_keys`, '1000000 1000000 1000000 1 1'],
     [EVENTS, `${EVENTS}_done`, '1 1'],
     [EVENTS, `${EVENTS}_dead`, '1 1 1'],
     [PAYLOADS, KEY(PAYLOADS), '1000000 1000000'],
@@ -40,7 +44,8 @@ const STATISTICS: Record<string, Rows> = {
   'of one whose indexes are huge': [
     [EVENTS, null, '10'],
     [EVENTS, KEY(EVENTS), '10 1'],
-    [EVENTS, `${EVENTS}_open`, '100000000 100000000 100000000 noskipscan'],
+    [EVENTS, `${EVENTS}_by_address`, '100000000 100000000 100000000 100000000 noskipscan'],
+    [EVENTS, `${EVENTS}_keys`, '100000000 100000000 100000000 100000000 100000000'],
     [EVENTS, `${EVENTS}_done`, '100000000 100000000'],
     [EVENTS, `${EVENTS}_dead`, '100000000 100000000 100000000'],
     [PAYLOADS, null, '10'],
@@ -50,10 +55,16 @@ const STATISTICS: Record<string, Rows> = {
 
 /** The one thing that each statement may read of our tables. */
 const INTENDED: Record<string, RegExp> = {
-  key: new RegExp(`^SEARCH main.(${EVENTS}|${PAYLOADS}) USING INDEX ${KEY('\\w+')} \\(id=\\?\\)$`),
+  key: new RegExp(`^SEARCH (main.(${EVENTS}|${PAYLOADS})|e) USING INDEX ${KEY('\\w+')} \\(id=\\?\\)$`),
   row: /^SEARCH main\.\w+ USING INTEGER PRIMARY KEY \(rowid=\?\)$/,
   range:
-    /^SEARCH main\.\w+ USING (COVERING )?INDEX \w+_(open|done|dead|expires) \((visible_at|died_at|expires_at)[<>]\?\)$/,
+    /^SEARCH (main\.\w+|e) USING (COVERING )?INDEX \w+_(done|dead|expires) \((visible_at|died_at|expires_at)[<>]\?\)$/,
+  address:
+    /^SEARCH main\.\w+ USING INDEX \w+_by_address \(<expr>=\? AND visible_at[<>]\?( AND visible_at<\?)?\)$/,
+  nextAddress: /^SEARCH main\.\w+ USING INDEX \w+_by_address \(<expr>>\?\)$/,
+  inKey: /^SEARCH (main\.\w+|behind) USING COVERING INDEX \w+_keys \(key=\?\)$/,
+  // A count of the blocked reads what has a key, most of which is.
+  keys: /^SEARCH main\.\w+ USING COVERING INDEX \w+_keys \(key>\?\)$/,
   // A count of the dead reads their own partial index, and nothing but it.
   dead: /^SCAN main\.outbox_events USING COVERING INDEX outbox_events_dead$/,
 }
@@ -92,7 +103,7 @@ async function useAll(storage: ReturnType<typeof outboxOn>['storage']): Promise<
   const named = appending(event('g', { fingerprint: 'g' }))
   await storage.write([named])
   await storage.write([named])
-  expect((await storage.lease(10, 60_000)).map(({ id }) => id)).toEqual([...ids, 'g'])
+  expect((await takeDue(storage, 10, 60_000)).map(({ id }) => id)).toEqual([...ids, 'g'])
   const lease = (id: string, attempt = 1) => ({ id, attempt })
   expect(
     await storage.extend(
@@ -118,6 +129,11 @@ async function useAll(storage: ReturnType<typeof outboxOn>['storage']): Promise<
   await storage.write([{ ...appending(), remove: ['q'] }])
   await storage.getPayload('p')
   expect(await storage.purge(10)).toEqual({ events: 1, payloads: 1 })
+  await storage.write([appending(...['h', 'i', 'j'].map((id) => event(id, { key: 'k' })))])
+  await takeDue(storage, 10, 60_000)
+  await settle({ ...lease('h'), key: 'k', kind: 'complete', keepMs: 0 })
+  await takeDue(storage, 10, 60_000)
+  await settle({ ...lease('i'), key: 'k', kind: 'bury', error: 'x', skip: true })
   await storage.listDead({ limit: 10 })
   await storage.listDead({ limit: 10, ids: ['of-3-7'] })
   await storage.stats()
@@ -130,9 +146,9 @@ describe('plans', () => {
   })
 
   test('are looked at for every statement', () => {
-    // due, lease, extend, keep, six that settle, two that hold, two that append, fingerprint, three of payloads, two that purge
-    // of each kind, two of dead letters, three of statistics
-    expect(place.texts.length).toBeGreaterThanOrEqual(29)
+    // due, the next address, lease, extend, keep, seven that settle, two that hold, three of keys, two that append,
+    // fingerprint, three of payloads, two that purge of each kind, two of dead letters, four of statistics
+    expect(place.texts.length).toBeGreaterThanOrEqual(35)
   })
 
   test.each(Object.entries(STATISTICS))('are the same with statistics %s', (_name, rows) => {

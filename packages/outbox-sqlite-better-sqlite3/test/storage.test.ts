@@ -1,4 +1,4 @@
-import { sleep, until } from 'outbox-core/testing'
+import { sleep, takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { appending, connect, event, newFile, open, outboxOn, stored } from './opened.ts'
 
@@ -7,7 +7,7 @@ describe('write', () => {
     const { db, storage } = await open()
     await storage.write([appending(event('taken', { due: { inMs: 60_000 }, fingerprint: 'first' }))])
     await storage.write([appending(event('work'))])
-    const [lease] = await storage.lease(1, 60_000)
+    const [lease] = await takeDue(storage, 1, 60_000)
     const { id = '', attempt = 0 } = lease ?? {}
     const settle = { kind: 'complete', id, attempt, keepMs: 0 } as const
     const again = { settle, ...appending(event('taken', { fingerprint: 'second' })) }
@@ -52,7 +52,7 @@ describe('write', () => {
     texts.length = 0
     await storage.write(Array.from({ length: 100 }, (_, n) => appending(event(`event-${n}`, { body }))))
     expect(texts).toEqual(['BEGIN ', ...Array(100).fill('INSERT'), 'COMMIT'])
-    const leased = await storage.lease(100, 60_000)
+    const leased = await takeDue(storage, 100, 60_000)
     expect(leased.map(({ id }) => id)).toEqual(Array.from({ length: 100 }, (_, n) => `event-${n}`))
     expect(leased.every((one) => one.body === body)).toBe(true)
   })
@@ -91,8 +91,8 @@ describe('lease', () => {
       elsewhere.exec(`DELETE FROM outbox_events;
         INSERT INTO outbox_events (id, type, body, headers, created_at, visible_at) VALUES ('new', 't', '"new"', '{}', 1, 1)`),
     )
-    expect(await storage.lease(10, 60_000)).toEqual([])
-    expect(await storage.lease(10, 60_000)).toMatchObject([{ id: 'new', body: '"new"', attempt: 1 }])
+    expect(await takeDue(storage, 10, 60_000)).toEqual([])
+    expect(await takeDue(storage, 10, 60_000)).toMatchObject([{ id: 'new', body: '"new"', attempt: 1 }])
   })
 
   test('does not take what another process has leased meanwhile', async () => {
@@ -100,7 +100,7 @@ describe('lease', () => {
     by(() =>
       elsewhere.exec('UPDATE outbox_events SET state = 1, attempt = 1, visible_at = visible_at + 60000'),
     )
-    expect(await storage.lease(10, 60_000)).toEqual([])
+    expect(await takeDue(storage, 10, 60_000)).toEqual([])
     expect(elsewhere.prepare('SELECT attempt FROM outbox_events').pluck().get()).toBe(1)
   })
 })

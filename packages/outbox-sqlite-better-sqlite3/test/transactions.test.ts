@@ -6,7 +6,7 @@ import {
   TransactionMissingError,
   TransactionTimeoutError,
 } from 'outbox-core'
-import { sleep, until } from 'outbox-core/testing'
+import { sleep, takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { connect, open, outboxOn, stored } from './opened.ts'
 
@@ -33,7 +33,7 @@ describe('a transaction of someone else', () => {
     const waiting = [
       bus.emit('alone', {}),
       outbox.transaction(() => bus.emit('in-a-transaction', {})),
-      outbox.storage.lease(10, 1_000),
+      takeDue(outbox.storage, 10, 1_000),
     ]
     await sleep(20)
     db.exec('ROLLBACK')
@@ -74,7 +74,7 @@ describe('enlist', () => {
     const { db, outbox, bus } = await open()
     db.exec('BEGIN')
     const others = [
-      outbox.storage.lease(10, 60_000),
+      takeDue(outbox.storage, 10, 60_000),
       bus.emit('after', {}),
       outbox.transaction(() => bus.emit('after', {})),
     ]
@@ -140,9 +140,9 @@ describe('enlist', () => {
     const { db, outbox, storage } = await open()
     const { lease } = storage
     let polls = 0
-    storage.lease = (limit, leaseMs) => {
+    storage.lease = (request) => {
       polls++
-      return lease.call(storage, limit, leaseMs)
+      return lease.call(storage, request)
     }
     const bus = new OutboxEventBus(outbox, { poll: { min: '1h', max: '1h' } })
     bus.on('enlisted', () => {})

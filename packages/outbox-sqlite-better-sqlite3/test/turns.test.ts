@@ -1,5 +1,5 @@
 import { OutboxEventBus } from 'outbox-core'
-import { sleep } from 'outbox-core/testing'
+import { sleep, takeDue } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { appending, connect, event, open, outboxOn } from './opened.ts'
 
@@ -21,7 +21,7 @@ describe('turns', () => {
   test('a heartbeat goes before transactions that wait', async () => {
     const { outbox, storage } = await open()
     await storage.write([appending(event('a'))])
-    const [lease] = await storage.lease(1, 60_000)
+    const [lease] = await takeDue(storage, 1, 60_000)
     if (!lease) throw new Error('a lease was expected')
     const order: string[] = []
     const first = outbox.transaction(() => sleep(10))

@@ -15,7 +15,7 @@ export const open: Open = async (url, place, { poolSize: _one, impatient, faults
   if (faults) makeFaulty(client, faults)
   const tables = { events: `${place}_events`, payloads: `${place}_payloads` }
   // Idle workers ask each shard: what that costs DynamoDB Local, the others have to wait for.
-  const outbox = new DynamoDBAwsSdkOutbox(client, { tables, shards: 2, logger: false, ...options })
+  const outbox = new DynamoDBAwsSdkOutbox(client, { tables, shards: 1, logger: false, ...options })
   return {
     outbox: outbox as unknown as Outbox,
     prepare: () => outbox.initialize(),
@@ -27,7 +27,9 @@ export const open: Open = async (url, place, { poolSize: _one, impatient, faults
       const items = (await scan(client, tables.payloads, 'id')).map(({ id }) => String(id))
       return {
         rows: items.filter((id) => id.startsWith('row#')).map((id) => id.slice(4)),
-        events: events.filter(({ due_shard }) => due_shard).map(({ headers }) => headersOf(headers)),
+        events: events
+          .filter(({ due_shard, state }) => due_shard || state === 'blocked')
+          .map(({ headers }) => headersOf(headers)),
         dead: events.filter(({ state }) => state === 'dead').length,
         payloads: items.filter((id) => !id.startsWith('row#')),
       }

@@ -39,7 +39,9 @@ export const open: Open = async (url, database, { poolSize = 4, impatient, fault
       const events = await all('outbox_events', 'open', 'headers', 'state')
       return {
         rows: (await all('rows', 'key')).map(({ key }) => key as string),
-        events: events.filter(({ open }) => open).map(({ headers }) => headersOf(headers)),
+        events: events
+          .filter(({ open, state }) => open || state === 'blocked')
+          .map(({ headers }) => headersOf(headers)),
         dead: events.filter(({ state }) => state === 'dead').length,
         payloads: (await all('saga_store', '_id')).map(({ _id }) => String(_id)),
       }
@@ -51,7 +53,14 @@ export const open: Open = async (url, database, { poolSize = 4, impatient, fault
   }
 }
 
-const WRITES = ['updateOne', 'updateMany', 'deleteOne', 'deleteMany', 'bulkWrite'] as const
+const WRITES = [
+  'updateOne',
+  'updateMany',
+  'deleteOne',
+  'deleteMany',
+  'findOneAndUpdate',
+  'bulkWrite',
+] as const
 
 function makeFaulty(client: MongoClient, faults: DriverFaults): void {
   const db = client.db.bind(client)

@@ -1,4 +1,5 @@
 import { clampedDelayMs, type Duration } from '../duration.ts'
+import { addressedTo, typeOf } from '../emitting/address.ts'
 import { OutboxError } from '../errors.ts'
 
 /** The database has not answered within the time that a worker waits for it; it may still do what it was asked to. */
@@ -15,9 +16,14 @@ export class HandlerMissingError extends OutboxError {
   readonly code = 'OUTBOX_HANDLER_MISSING'
   override readonly blame = 'process'
 
-  constructor(type: string) {
+  /** @param address the event's */
+  constructor(address: string) {
+    const type = typeOf(address)
+    const recipient = addressedTo(address)
     super(
-      `no handler is registered for event "${type}"; call bus.on("${type}", …) in every process that calls start()`,
+      recipient === undefined
+        ? `no worker has a handler for event "${type}"; call bus.on("${type}", …) in a process that calls start()`
+        : `no worker has what event "${type}" is for, "${recipient}": start one with that activity, or with a handler of that name`,
     )
   }
 }

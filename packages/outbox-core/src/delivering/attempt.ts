@@ -35,6 +35,8 @@ export class Attempt {
   afterSettled: (() => void | Promise<void>) | undefined
   /** How long the event is kept once completed; 0 deletes it. */
   keepMs: number
+  /** Whether its key goes on without it when it becomes a dead letter. */
+  skips = false
   /** The activity that a saga's step runs, and its number in the slip. */
   about: { readonly activity: string; readonly step: number } | undefined
   /** Why it failed for good, also where that is no failure of the event: a saga goes on to compensate. */
@@ -44,6 +46,7 @@ export class Attempt {
   readonly #logger: Logger
   #controller: AbortController | undefined
   #abortReason: Error | undefined
+  #under: ((reason: Error, options: { readonly wait?: boolean }) => void) | undefined
   #attending: ((reason: Error) => void)[] | undefined
   #givenUp = false
 
@@ -115,9 +118,15 @@ export class Attempt {
   abort(reason: Error, { wait = false }: { readonly wait?: boolean } = {}): void {
     this.#abortReason ??= reason
     this.#controller?.abort(reason)
+    this.#under?.(reason, { wait })
     if (wait) return
     this.#givenUp = true
     for (const giveUp of this.#attending?.splice(0) ?? []) giveUp(reason)
+  }
+
+  /** Has whatever goes on under this lease told to end with it. */
+  whenAborted(abort: (reason: Error, options: { readonly wait?: boolean }) => void): void {
+    this.#under = abort
   }
 
   /** Settles as `work` does, or rejects when `abort` gives it up. */

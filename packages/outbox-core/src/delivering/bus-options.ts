@@ -38,12 +38,18 @@ export interface BusOptions<Events extends object = Record<string, unknown>> {
    */
   readonly handlerTimeout?: Duration
   /**
-   * How long an event that this process can't handle (no handler, an activity it does not know, a key it lacks, a newer
-   * format) is given back for other processes before it becomes a dead letter: counted from when it was stored, and at
-   * least ten minutes from when this process met it first.
+   * How long an event waits for a process that can handle it before it becomes a dead letter. One that no worker has a
+   * handler for: from when it was due. One that a worker took and can't handle (a key it lacks, a newer format) is given
+   * back again and again: from when it was stored. And at least ten minutes from when this process met it first.
    * @default '1d'
    */
   readonly deferFor?: Duration
+  /**
+   * What a dead letter with a key does to later events of that key: it holds them back until it is retried or
+   * discarded, or they go on without it. `on` can say otherwise for one handler.
+   * @default 'hold'
+   */
+  readonly onDead?: 'hold' | 'skip'
   /**
    * Refuses an `emit`, and an `engine.emit`, outside a transaction: for all event types, or for these (the slips of an
    * engine have the type `saga.step`).
@@ -75,6 +81,7 @@ export interface DispatcherSettings {
   readonly heartbeatMs: number
   readonly handlerTimeoutMs: number
   readonly deferForMs: number
+  readonly onDead: 'hold' | 'skip'
   /** How long a call of the worker into its database may hold up the next one. */
   readonly softDeadlineMs: number
   /** How long such a call is waited for before it is repeated. */
@@ -117,6 +124,7 @@ export function dispatcherSettings(
     asideMs: leaseMs * ASIDE_LEASES,
     ...(writesTogether ? deadlines(leaseMs, heartbeatMs) : patientDeadlines(leaseMs, heartbeatMs)),
     deferForMs: durationMs('deferFor', options.deferFor ?? '1d'),
+    onDead: deadPolicy(options.onDead ?? 'hold'),
     handlerTimeoutMs: durationMs('handlerTimeout', options.handlerTimeout ?? '5m'),
     retentionMs:
       options.retention === undefined || options.retention === 'delete'
@@ -126,6 +134,12 @@ export function dispatcherSettings(
     maxPollMs: durationMs('poll.max', options.poll?.max ?? Math.max(1_000, minPollMs), minPollMs),
     purgeIntervalMs: durationMs('purgeInterval', options.purgeInterval ?? '1m'),
   }
+}
+
+/** @throws ConfigurationError */
+export function deadPolicy(onDead: 'hold' | 'skip'): 'hold' | 'skip' {
+  if (onDead === 'hold' || onDead === 'skip') return onDead
+  throw new ConfigurationError('onDead', onDead, "it is 'hold' or 'skip'")
 }
 
 type Deadlines = Pick<

@@ -1,29 +1,35 @@
 import type { Clock } from '../clock.ts'
 import { isPassing } from '../emitting/batching.ts'
 import type { OutboxCore } from '../emitting/outbox-core.ts'
-import { StorageError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
-import type { LeasedEvent, Outcome, OutcomeResult, PayloadRecord } from '../storage.ts'
+import type { LeasedEvent, Outcome, OutcomeResult, PayloadRecord, Settlement } from '../storage.ts'
 import { errFields } from '../thrown.ts'
 import { Attempt } from './attempt.ts'
 import { StoppingError, UnansweredError } from './attempt-errors.ts'
 import { BatchSize } from './batch-size.ts'
 import type { DispatcherSettings } from './bus-options.ts'
 import { leasedBy, leasingOn } from './continuing.ts'
-import { answeredWithin, Pace, Unanswered } from './deadline.ts'
+import { answeredWithin } from './deadline.ts'
 import type { Handling } from './handling.ts'
-import { Heartbeat, leaseLost } from './heartbeat.ts'
+import { Heartbeat } from './heartbeat.ts'
+import { Held } from './held.ts'
+import { KeyRun, type Ran } from './key-run.ts'
+import { Leasing } from './leasing.ts'
 import { Listening } from './listening.ts'
 import { released } from './outcomes.ts'
-import { Poller, type Taken } from './poller.ts'
+import { Poller } from './poller.ts'
 import { Purger } from './purger.ts'
+import type { Registrations } from './registrations.ts'
 import { type Finished, Settler } from './settler.ts'
+import { Unhandled } from './unhandled.ts'
 
 // How long handlers may still take after their signal was aborted.
 const GRACE_MS = 1_000
 
 // How long `stop` waits beyond that for a database that does not answer.
 const UNANSWERED_MS = 5_000
+
+type Completion = Extract<Settlement, { kind: 'complete' }>
 
 /** Takes due events in batches, has them handled with bounded concurrency, and has their outcomes written. */
 export class Dispatcher {
@@ -32,42 +38,46 @@ export class Dispatcher {
   readonly #logger: Logger
   readonly #settings: DispatcherSettings
   readonly #handling: Handling
+  readonly #registrations: Registrations
   readonly #settler: Settler
   readonly #heartbeat: Heartbeat
   readonly #purger: Purger
+  readonly #unhandled: Unhandled
   readonly #listening: Listening
   readonly #completed: (attempt: Attempt) => void
-  /** Everything leased here and not yet settled, the latest attempt at each event. */
-  readonly #held = new Map<string, Attempt>()
-  /** Older attempts at events that were leased here again. */
-  readonly #superseded = new Set<Attempt>()
+  readonly #held = new Held()
   readonly #queue: Attempt[] = []
   readonly #poller: Poller
   readonly #batchSize: BatchSize
-  /** Whether the last lease may have left something waiting. */
-  #backlog = true
-  readonly #unanswered: Unanswered
-  readonly #pace: Pace
+  readonly #leasing: Leasing
+  readonly #keyRun: KeyRun
+  readonly #ran = new WeakMap<Attempt, Ran>()
   #active = 0
   #stopping = false
   #starting: Promise<void> = Promise.resolve()
-  #allSettled: (() => void) | undefined
   #unsubscribe: (() => void) | undefined
 
   constructor(parts: {
     core: OutboxCore
     settings: DispatcherSettings
     handling: Handling
+    registrations: Registrations
     completed: (attempt: Attempt) => void
   }) {
-    const { core, settings, handling } = parts
+    const { core, settings, handling, registrations } = parts
     this.#core = core
     this.#clock = core.clock
     this.#logger = core.logger
     this.#settings = settings
     this.#handling = handling
+    this.#registrations = registrations
     this.#completed = parts.completed
     this.#batchSize = new BatchSize(settings.concurrency, settings.batchSize)
+    this.#leasing = new Leasing(core, settings, registrations, (events, at) => this.#take(events, at))
+    this.#keyRun = new KeyRun({
+      ...{ handling, settings, clock: this.#clock, logger: this.#logger },
+      stopping: () => this.#stopping,
+    })
     this.#settler = new Settler(core, settings, {
       buried: (attempt, error) => handling.buried(attempt, error),
       settled: (...settled) => this.#settled(...settled),
@@ -75,12 +85,11 @@ export class Dispatcher {
     })
     this.#heartbeat = new Heartbeat(core, settings, () => this.#lookedAfter())
     this.#purger = new Purger(core, settings)
+    this.#unhandled = new Unhandled(core, registrations, settings, (address) => this.#leasing.at(address))
     this.#listening = new Listening(core, settings.hardDeadlineMs, () => this.#poller.wakeIn(0))
-    this.#unanswered = new Unanswered(this.#clock, settings.hardDeadlineMs)
-    this.#pace = new Pace(this.#clock, settings.hardDeadlineMs)
     this.#poller = new Poller(this.#clock, settings, {
       full: () => this.#full(),
-      lease: () => this.#leaseOrLog(),
+      lease: () => this.#leasing.next(this.#batchSize.current),
     })
   }
 
@@ -92,7 +101,8 @@ export class Dispatcher {
 
   async #start(): Promise<void> {
     try {
-      await this.#lease(this.#settings.hardDeadlineMs)
+      await this.#look()
+      await this.#leasing.first(this.#batchSize.current)
     } catch (error) {
       const passes = error instanceof UnansweredError || isPassing(error)
       if (!passes) throw error
@@ -100,10 +110,13 @@ export class Dispatcher {
     }
     if (this.#stopping) return
     this.#heartbeat.start()
+    this.#core.workers.add(this)
     this.#unsubscribe = this.#core.wake.subscribe((inMs) => this.#poller.wakeIn(inMs))
     await this.#listening.start()
     if (this.#stopping) return
     this.#purger.start()
+    void this.#core.keys.sweep()
+    this.#unhandled.start()
     this.#poller.start()
   }
 
@@ -120,51 +133,39 @@ export class Dispatcher {
     // Whatever it failed with has been told to whoever started.
     await this.#starting.catch(() => {})
     this.#unsubscribe?.()
-    await Promise.all([this.#poller.stop(), this.#purger.stop(), this.#listening.stop()])
+    this.#core.workers.delete(this)
+    const background = [this.#poller, this.#purger, this.#unhandled, this.#listening]
+    await Promise.all(background.map((part) => part.stop()))
     this.#releaseQueue()
-    if (!(await this.#emptied(drainMs))) {
+    if (!(await this.#within(drainMs, this.#held.emptied()))) {
       const reason = new StoppingError('the bus is stopping')
-      this.#abortAll((attempt) => attempt.abort(reason, { wait: true }))
-      if (!(await this.#emptied(GRACE_MS))) {
-        this.#abortAll((attempt) => attempt.abort(reason))
+      this.#held.abortAll((attempt) => attempt.abort(reason, { wait: true }))
+      if (!(await this.#within(GRACE_MS, this.#held.emptied()))) {
+        this.#held.abortAll((attempt) => attempt.abort(reason))
         this.#settler.abandon()
         // What was aborted is still on its way to the settler.
-        await this.#emptied(GRACE_MS)
+        await this.#within(GRACE_MS, this.#held.emptied())
       }
     }
     await this.#settler.drained()
     await this.#heartbeat.stop()
   }
 
-  async #leaseOrLog(): Promise<Taken> {
-    const { softDeadlineMs, hardDeadlineMs } = this.#settings
-    try {
-      // One that is not answered holds up the next for a moment only; several would pile up on a slow database.
-      return await this.#lease(this.#unanswered.any ? hardDeadlineMs : softDeadlineMs)
-    } catch (error) {
-      const level = error instanceof StorageError || error instanceof UnansweredError ? 'warn' : 'error'
-      this.#logger[level](errFields(error), 'lease failed, will repeat')
-      return { count: 0, more: false }
-    }
+  /** A worker that can take nothing leases nothing; that its database is not what it should be is told all the same. */
+  async #look(): Promise<void> {
+    const { hardDeadlineMs } = this.#settings
+    if (this.#registrations.isEmpty)
+      await answeredWithin(this.#clock, hardDeadlineMs, () => this.#core.storage.waiting())
   }
 
-  /** @param deadlineMs how long it may hold up the next one */
-  async #lease(deadlineMs: number): Promise<Taken> {
-    const leasedAt = this.#clock.elapsed()
-    const wanted = this.#batchSize.current
-    const leasing = (): Promise<readonly LeasedEvent[]> =>
-      this.#unanswered.count(this.#pace.timed(() => this.#core.storage.lease(wanted, this.#settings.leaseMs)))
-    const late = (events: readonly LeasedEvent[]): void => this.#take(events, leasedAt)
-    const events = await answeredWithin(this.#clock, this.#pace.atLeast(deadlineMs), leasing, late)
-    this.#backlog = events.length === wanted
-    if (events.length > 0 && this.#queue.length === 0) this.#batchSize.begin(leasedAt)
-    this.#take(events, leasedAt)
-    return { count: events.length, more: this.#backlog }
+  handles(address: string): boolean {
+    return this.#registrations.has(address)
   }
 
   #take(events: readonly LeasedEvent[], leasedAt: number): void {
     // An answer so late may be about leases that others have by now.
     if (this.#clock.elapsed() - leasedAt >= this.#settings.leaseMs) return
+    if (events.length > 0 && this.#queue.length === 0) this.#batchSize.begin(leasedAt)
     for (const leased of events) {
       this.#accept(leased, leasedAt)
       this.#batchSize.add(leased.body.length)
@@ -176,13 +177,13 @@ export class Dispatcher {
   #accept(leased: LeasedEvent, leasedAt: number, carried: readonly PayloadRecord[] = []): void {
     const attempt = new Attempt(leased, this.#logger, leasedAt, this.#settings.retentionMs)
     attempt.carried = carried
-    const older = this.#held.get(attempt.id)
-    if (older) {
-      this.#superseded.add(older)
-      older.abort(leaseLost())
-    }
-    this.#held.set(attempt.id, attempt)
+    this.#hold(attempt)
     this.#queue.push(attempt)
+  }
+
+  #hold(attempt: Attempt): void {
+    this.#held.add(attempt)
+    this.#leasing.shares.hold(attempt.leased.address)
   }
 
   #releaseQueue(): void {
@@ -199,7 +200,7 @@ export class Dispatcher {
     while (this.#queue[0] && this.#queue[0].since <= unbegun && this.#active > 0) {
       this.#release(this.#queue.shift() as Attempt)
     }
-    return this.#held.values()
+    return this.#held.current
   }
 
   #startMore(): void {
@@ -224,17 +225,21 @@ export class Dispatcher {
       this.#startMore()
     }
     const outcome = await this.#handling.outcome(attempt)
+    const ran = attempt.leased.behind ? await this.#keyRun.after(attempt, outcome) : undefined
     rest()
-    this.#settler.add({ attempt, outcome: this.#goingOn(outcome) })
+    if (ran) this.#ran.set(attempt, ran)
+    // Should the database refuse what others behind it have brought, it is not the first one's fault.
+    const alone = ran?.outcome === outcome ? undefined : outcome
+    this.#settler.add({ attempt, outcome: this.#goingOn(ran?.outcome ?? outcome), ...(ran && { alone }) })
     this.#startMore()
     this.#poller.offerRoom()
   }
 
   // Not past what has waited for longer: then it is leased in its turn, with many others at once.
   #goingOn(outcome: Outcome): Outcome {
-    const room = !this.#stopping && !this.#backlog && !this.#full()
+    const room = !this.#stopping && !this.#leasing.backlog && !this.#full()
     if (!room || outcome.append.length > this.#batchSize.current) return outcome
-    return leasingOn(outcome, this.#settings.leaseMs, (type) => this.#handling.handles(type))
+    return leasingOn(outcome, this.#settings.leaseMs, (address) => this.#leasing.shares.takes(address))
   }
 
   #full(): boolean {
@@ -250,11 +255,22 @@ export class Dispatcher {
   }
 
   #settled({ attempt, outcome }: Finished, result: OutcomeResult, writingSince: number): void {
-    if (result.status === 'applied') this.#goOn(attempt, outcome, writingSince)
-    if (!this.#superseded.delete(attempt)) this.#held.delete(attempt.id)
-    if (this.#isEmpty()) this.#allSettled?.()
-    if (result.status === 'applied' && outcome.settle?.kind === 'complete') this.#completed(attempt)
+    const applied = result.status === 'applied'
+    if (applied) this.#goOn(attempt, outcome, writingSince)
+    if (applied && outcome.settle?.kind === 'complete') this.#complete(attempt, outcome.settle)
+    this.#held.remove(attempt)
+    if (this.#leasing.shares.letGo(attempt.leased.address)) this.#poller.wakeIn(0)
     this.#poller.offerRoom()
+  }
+
+  /** Tells of an event, and of those behind it that were completed with it; the one that failed is settled next. */
+  #complete(attempt: Attempt, { also = [], take }: Completion): void {
+    this.#completed(attempt)
+    const ran = this.#ran.get(attempt)
+    for (const one of ran?.also ?? []) if (also.includes(one.id)) this.#completed(one)
+    if (!ran?.failed || !take) return
+    this.#hold(ran.failed.attempt)
+    this.#settler.add(ran.failed)
   }
 
   #goOn(attempt: Attempt, outcome: Outcome, leasedAt: number): void {
@@ -263,22 +279,6 @@ export class Dispatcher {
     for (const event of events) this.#accept(event, leasedAt, outcome.put)
     if (this.#stopping) this.#releaseQueue()
     else this.#startMore()
-  }
-
-  #isEmpty(): boolean {
-    return this.#held.size + this.#superseded.size === 0
-  }
-
-  #abortAll(abort: (attempt: Attempt) => void): void {
-    for (const attempt of [...this.#held.values(), ...this.#superseded]) abort(attempt)
-  }
-
-  /** Whether everything leased was settled within `ms`. */
-  async #emptied(ms: number): Promise<boolean> {
-    if (this.#isEmpty()) return true
-    const { promise, resolve } = Promise.withResolvers<void>()
-    this.#allSettled = resolve
-    return this.#within(ms, promise)
   }
 
   /** Whether `work` ended within `ms`. */

@@ -1,8 +1,8 @@
 import type { Emission, Emitted } from '../emitting/emission.ts'
-import { Draft, type EventOptions } from '../emitting/event.ts'
+import { Draft, type EventOptions, type OwnOptions } from '../emitting/event.ts'
 import { Watch } from '../emitting/watched.ts'
 import { TransactionClosedError } from '../errors.ts'
-import type { Headers, NewEvent, PayloadRecord } from '../storage.ts'
+import type { NewEvent, PayloadRecord } from '../storage.ts'
 
 const ADVICE = 'await every emit inside the handler of its event'
 
@@ -44,12 +44,8 @@ export class EmitSession {
     return watch.over(emitting)
   }
 
-  /**
-   * For the library itself, which awaits it; a promise only if there is something to wait for.
-   *
-   * @param own the library's own headers
-   */
-  add(type: string, payload: unknown, options: EventOptions, own: Headers): void | Promise<void> {
+  /** For the library itself, which awaits it; a promise only if there is something to wait for. */
+  add(type: string, payload: unknown, options: EventOptions, own: OwnOptions): void | Promise<void> {
     return this.#prepare(new Draft(type, payload, options, own), payload)
   }
 

@@ -57,19 +57,16 @@ export class Handling {
     return attemptAround()?.handling === this
   }
 
-  handles(type: string): boolean {
-    return this.#parts.registrations.has(type)
-  }
-
   /** Runs the handler and says what to write. Never throws. */
   async outcome(attempt: Attempt): Promise<Outcome> {
     attempt.handling = this
-    const registration = this.#parts.registrations.get(attempt.type)
+    const registration = this.#parts.registrations.get(attempt.leased.address)
+    attempt.skips = registration?.skips ?? false
     const session = new EmitSession(this.#parts.emission, (error) => this.#tooLate(attempt, error))
     try {
       // While it waited for its turn.
       if (attempt.abortReason) throw attempt.abortReason
-      if (!registration) throw new HandlerMissingError(attempt.type)
+      if (!registration) throw new HandlerMissingError(attempt.leased.address)
       refuseExhausted(attempt, registration)
       const running = outsideCallers(() =>
         insideHandler(attempt, () => this.#run(attempt, registration, session)),
@@ -127,7 +124,9 @@ export class Handling {
       attempt: attempt.number,
       policy: registration?.retry ?? retry,
       ageMs,
-      outOfPatience: () => this.#patience.isOver(attempt.id, ageMs),
+      // What nobody handles is only taken once all patience with it has run out.
+      outOfPatience: () =>
+        registration ? this.#patience.isOver(attempt.id, ageMs) : ageMs >= this.#parts.settings.deferForMs,
     })
     if (verdict.kind === 'release') return released(attempt)
     if (verdict.kind === 'bury') return this.buried(attempt, causeOf(error))
@@ -156,7 +155,7 @@ export class Handling {
     logger.error({ ...attempt.logFields, ...errFields(error) }, 'event buried as a dead letter')
     const session = new EmitSession(emission, () => {})
     const telling = async (): Promise<Following> => {
-      await registrations.get(attempt.type)?.buried?.(attempt, session, error)
+      await registrations.get(attempt.leased.address)?.buried?.(attempt, session, error)
       await session.seal()
       return session
     }

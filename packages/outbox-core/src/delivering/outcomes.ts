@@ -1,5 +1,5 @@
 import { CLAIM_EXPIRES_HEADER } from '../emitting/event.ts'
-import type { NewEvent, Outcome, PayloadRecord, Settlement } from '../storage.ts'
+import type { Lease, NewEvent, Outcome, PayloadRecord, Settlement } from '../storage.ts'
 import { errorFields } from '../thrown.ts'
 import type { Attempt } from './attempt.ts'
 import type { EmitSession } from './emit-session.ts'
@@ -36,7 +36,7 @@ export function buried(
   },
 ): Outcome {
   const text = typeof error === 'string' ? error : errorText(error)
-  return { ...settled(attempt, { kind: 'bury', error: text }), ...following }
+  return { ...settled(attempt, { kind: 'bury', error: text, skip: attempt.skips }), ...following }
 }
 
 /** What has to be put before a wait; nothing when more than half of the payload's time is left after it. */
@@ -51,15 +51,16 @@ export async function renewalIfShort(
 }
 
 type SettlementOf<Kind> = Extract<Settlement, { kind: Kind }>
-type Verdict = Omit<SettlementOf<'retry'>, 'id' | 'attempt'> | Omit<SettlementOf<'bury'>, 'id' | 'attempt'>
+type Verdict = Omit<SettlementOf<'retry'>, keyof Held> | Omit<SettlementOf<'bury'>, keyof Held>
+type Held = Lease & { readonly key: string | null }
 
 function settled(attempt: Attempt, verdict: Verdict): Outcome {
   const settle: Settlement = { ...lease(attempt), ...verdict }
   return { settle, append: [], put: [], remove: [], routingSlipId: attempt.routingSlipId }
 }
 
-function lease({ leased }: Attempt): { id: string; attempt: number } {
-  return { id: leased.id, attempt: leased.attempt }
+function lease({ leased: { id, attempt, key } }: Attempt): Held {
+  return { id, attempt, key }
 }
 
 function errorText(error: Error): string {

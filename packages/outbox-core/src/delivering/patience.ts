@@ -1,7 +1,7 @@
 import type { Clock } from '../clock.ts'
 
 // A rolling deploy ends within it: long enough that an old event is not buried by the first old worker that meets it.
-const LEAST_ACQUAINTANCE_MS = 10 * 60_000
+export const LEAST_ACQUAINTANCE_MS: number = 10 * 60_000
 
 const MOST_KNOWN = 10_000
 

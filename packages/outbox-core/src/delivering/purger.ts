@@ -3,7 +3,10 @@ import { answeredWithin } from './deadline.ts'
 
 const BATCH = 1000
 
-/** Removes expired payloads and finished events past their retention, in bounded batches, while the bus runs. */
+/**
+ * Removes expired payloads and finished events past their retention, in bounded batches, while the bus runs; and looks
+ * for keys that nobody has let go on.
+ */
 export class Purger {
   readonly #core: OutboxCore
   readonly #everyMs: number
@@ -45,8 +48,9 @@ export class Purger {
           this.#core.purge(BATCH, { background: true }),
         )
         const { events, payloads, more } = await purging
-        if (!more && events < BATCH && payloads < BATCH) return
+        if (!more && events < BATCH && payloads < BATCH) break
       }
+      if (this.#running) await this.#core.keys.sweep()
     } catch {
       // Logged where it happened; the next round tries again.
     }

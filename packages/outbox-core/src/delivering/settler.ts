@@ -15,6 +15,8 @@ import { recognized } from './recognized.ts'
 export interface Finished {
   readonly attempt: Attempt
   readonly outcome: Outcome
+  /** What is written instead when the database refuses what belongs to others in it. @default a burial */
+  readonly alone?: Outcome | undefined
 }
 
 /** What a settler asks and tells its dispatcher. */
@@ -31,6 +33,7 @@ interface Surroundings {
 interface Entry {
   readonly attempt: Attempt
   outcome: Outcome
+  alone: Outcome | undefined
   /** How often it was refused for what is in it: a burial with the reason and one without may come after it. */
   refusals: number
   failures: number
@@ -90,9 +93,9 @@ export class Settler {
     return this.#aside.size
   }
 
-  add({ attempt, outcome }: Finished): void {
+  add({ attempt, outcome, alone }: Finished): void {
     const entry = {
-      ...{ attempt, outcome, refusals: 0, failures: 0, unanswered: 0 },
+      ...{ attempt, outcome, alone, refusals: 0, failures: 0, unanswered: 0 },
       ...{ asideSince: undefined, settled: false },
     }
     this.#open.add(entry)
@@ -120,7 +123,10 @@ export class Settler {
       // What finishes in this turn of the event loop shall be part of the batch.
       await new Promise<void>((resolve) => setImmediate(resolve))
       const batch = this.#pending.splice(0, countFitting(this.#pending, this.#settings.batchSize))
-      await this.#inTime(batch)
+      const together = batch.filter(({ outcome }) => !this.#core.mayWait(outcome))
+      if (together.length > 0) await this.#inTime(together)
+      // What may have to wait for a user's transaction keeps no others waiting.
+      for (const entry of batch) if (this.#core.mayWait(entry.outcome)) await this.#inTime([entry])
     }
     this.#flushing = false
   }
@@ -192,6 +198,14 @@ export class Settler {
   #refused(entry: Entry, error: Error): void {
     const { attempt } = entry
     const fields = { ...attempt.logFields, ...errFields(error) }
+    if (entry.alone) {
+      this.#logger.warn(fields, 'outcome of several events of a key refused, the first is settled alone')
+      entry.outcome = entry.alone
+      entry.alone = undefined
+      this.#setAside(entry)
+      void this.#write([entry])
+      return
+    }
     entry.refusals++
     if (entry.refusals > 2) {
       this.#logger.error(fields, 'even a burial is refused: given up, its lease is kept no longer')

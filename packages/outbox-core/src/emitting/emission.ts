@@ -10,6 +10,12 @@ import { started, type TransactionContext } from './transaction-context.ts'
 /** The write that stores one event. */
 export type Emitted = Outcome & { readonly append: readonly [NewEvent] }
 
+/** What is written as a whole; with its draft where its id may be taken. */
+interface EmittedWrite {
+  readonly draft?: Draft | undefined
+  readonly outcome: Outcome
+}
+
 const MEETINGS = 3
 
 interface EmissionParts {
@@ -62,12 +68,19 @@ export class Emission {
     for (const { draft } of drafts) if (!context) this.#assertNeedsNone(draft.type)
     const prepared = drafts.map(({ draft, payload }) => this.prepare(draft, payload))
     const all = drafts.map(({ draft }) => draft)
-    if (isAtOnce(prepared)) return this.#write(all, prepared, context)
+    const isKeyed = all.some(({ key }) => key !== null)
+    // Within a key it is the order of the calls that counts, whatever takes longer to prepare.
+    const before = isKeyed ? context?.keyed : undefined
+    if (isAtOnce(prepared) && !before) return this.#write(all, prepared, context)
     const assertStillThere = context?.mark()
-    return settledAll(prepared).then((outcomes) => {
-      assertStillThere?.()
-      return this.#write(all, outcomes, context)
-    })
+    const writing = settledAll(prepared)
+      .finally(() => before)
+      .then((outcomes) => {
+        assertStillThere?.()
+        return this.#write(all, outcomes, context)
+      })
+    if (isKeyed && context) context.keyed = over(writing)
+    return writing
   }
 
   #assertNeedsNone(type: string): void {
@@ -87,23 +100,7 @@ export class Emission {
       await this.#core.write(outcomes, context)
       return
     }
-    const generated: Outcome[] = []
-    const named = new Map<string, { readonly draft: Draft; readonly outcome: Emitted }>()
-    for (const [index, outcome] of outcomes.entries()) {
-      const [event] = outcome.append
-      const draft = drafts[index] as Draft
-      if (event.fingerprint === null) {
-        generated.push(outcome)
-        continue
-      }
-      assertSame(event, draft, named.get(event.id)?.outcome.append[0].fingerprint)
-      named.set(event.id, { draft, outcome })
-    }
-    const writes = [
-      ...(generated.length > 0 ? [{ draft: undefined, outcome: merged(generated) }] : []),
-      // Transactions that write the same ids in one order wait for each other; in opposite orders they would deadlock.
-      ...[...named].toSorted(([one], [other]) => (one < other ? -1 : 1)).map(([, write]) => write),
-    ]
+    const writes = writesOf(drafts, outcomes)
     if (writes.length > 1 && !context) {
       // One of several may turn out to be another event's id: only a transaction takes the others back.
       await repeatedly(() =>
@@ -115,7 +112,7 @@ export class Emission {
   }
 
   async #writeAll(
-    writes: readonly { readonly draft: Draft | undefined; readonly outcome: Outcome }[],
+    writes: readonly EmittedWrite[],
     context: TransactionContext<unknown> | undefined,
   ): Promise<void> {
     const results = await this.#core.write(
@@ -128,6 +125,28 @@ export class Emission {
       if (draft && event && result.status === 'duplicate') assertSame(event, draft, result.fingerprint)
     }
   }
+}
+
+/** Events of generated ids in one outcome, each other one in an outcome of its own, and each once. */
+function writesOf(drafts: readonly Draft[], outcomes: readonly Emitted[]): readonly EmittedWrite[] {
+  const named = new Map<string, EmittedWrite & { readonly outcome: Emitted }>()
+  const all: EmittedWrite[] = []
+  for (const [index, outcome] of outcomes.entries()) {
+    const [event] = outcome.append
+    const draft = drafts[index] as Draft
+    const first = named.get(event.id)
+    if (first) assertSame(event, draft, first.outcome.append[0].fingerprint)
+    else all.push(event.fingerprint === null ? { outcome } : { draft, outcome })
+    if (event.fingerprint !== null && !first) named.set(event.id, { draft, outcome })
+  }
+  // Within a key it is the order of the calls that counts.
+  if (named.size > 0 && drafts.some(({ key }) => key !== null)) return all
+  const generated = all.filter(({ draft }) => !draft).map(({ outcome }) => outcome)
+  return [
+    ...(generated.length > 0 ? [{ outcome: merged(generated) }] : []),
+    // Transactions that write the same ids in one order wait for each other; in opposite orders they would deadlock.
+    ...[...named].toSorted(([one], [other]) => (one < other ? -1 : 1)).map(([, write]) => write),
+  ]
 }
 
 /** Does what can be done again as if it had not been begun: a transaction of ours that met another one. */
@@ -181,6 +200,14 @@ function checkedAfter(
 
 function isAtOnce(prepared: readonly (Emitted | Promise<Emitted>)[]): prepared is readonly Emitted[] {
   return !prepared.some((one) => one instanceof Promise)
+}
+
+/** Resolves once it has ended, however. */
+function over(work: Promise<unknown>): Promise<void> {
+  return work.then(
+    () => {},
+    () => {},
+  )
 }
 
 /** All of them, or the first failure once none is under way any more. */

@@ -1,9 +1,16 @@
 import { createHash } from 'node:crypto'
-import { LATEST_MS } from '../duration.ts'
-import { EventTooLargeError, InvalidEventError } from '../errors.ts'
+import { EventTooLargeError } from '../errors.ts'
 import { newId } from '../ids.ts'
-import { type Duration, durationMs } from '../options.ts'
+import type { Duration } from '../options.ts'
 import type { Headers, NewEvent, Outcome, PayloadRecord, When } from '../storage.ts'
+import {
+  checkedHeaders,
+  checkedId,
+  checkedKey,
+  checkedType,
+  dueTime,
+  RESERVED_HEADER_PREFIX,
+} from './checks.ts'
 import { serialize } from './serialize.ts'
 
 /** What can be said about an event when it is emitted. */
@@ -21,6 +28,25 @@ export interface EventOptions {
   readonly deliverAt?: Date | undefined
   /** Not handled until this long after the database stored it. Excludes `deliverAt`. */
   readonly delay?: Duration | undefined
+  /**
+   * Events of one key are handled one at a time, in the order in which their transactions committed, and within one in
+   * the order of the calls: by all processes of this outbox together, across types, retries and crashes. Others do not
+   * wait for them. 1 to 255 bytes of text without control characters. Excludes `delay` and `deliverAt`.
+   * @default no order
+   */
+  readonly key?: string | undefined
+}
+
+/** What the library itself says about an event beside that. */
+export interface OwnOptions {
+  /** With reserved names. @default none */
+  readonly headers?: Headers
+  /** What a worker has to be able to do to take it. @default the event's type */
+  readonly address?: string
+  /** Takes the place in its key of the event that is completed with it. @default false */
+  readonly inPlace?: boolean
+  /** One that can't be taken by another event. @default a new one */
+  readonly id?: string
 }
 
 /** An event as a handler sees it. */
@@ -34,9 +60,6 @@ export interface OutboxEvent<Type extends string = string, Payload = unknown> {
   /** 1 for the first attempt. Released leases don't count. */
   readonly attempt: number
 }
-
-// Headers with this prefix are the library's own.
-const RESERVED_HEADER_PREFIX = 'outbox-'
 
 /** The header that holds a claim id: where the event's payload is. */
 export const CLAIM_HEADER = 'outbox-claim'
@@ -63,8 +86,6 @@ export function userHeaders(headers: Headers): Headers {
 
 const NO_HEADERS: Headers = Object.freeze({})
 
-const HEADERS_LIMIT = 8 * 1024
-
 /** An event on its way into the outbox, as middleware sees it. */
 export interface EventDraft {
   readonly type: string
@@ -79,6 +100,9 @@ export interface EventDraft {
 export class Draft implements EventDraft {
   readonly type: string
   readonly id: string
+  readonly key: string | null
+  readonly #address: string
+  readonly #inPlace: boolean
   readonly #due: When
   readonly #callerChoseId: boolean
   readonly #puts: PayloadRecord[] = []
@@ -89,13 +113,15 @@ export class Draft implements EventDraft {
   #body: string | undefined
   headers: Headers
 
-  /** @param ownHeaders the library's own, with reserved names */
-  constructor(type: string, payload: unknown, options: EventOptions = {}, ownHeaders: Headers = {}) {
+  constructor(type: string, payload: unknown, options: EventOptions = {}, own: OwnOptions = {}) {
     this.type = checkedType(type)
-    this.id = options.id === undefined ? newId() : checkedId(options.id)
+    this.#address = own.address ?? type
+    this.#inPlace = own.inPlace ?? false
+    this.key = options.key === undefined ? null : checkedKey(options.key)
+    this.id = options.id === undefined ? (own.id ?? newId()) : checkedId(options.id)
     this.#callerChoseId = options.id !== undefined
     this.#due = dueTime(options)
-    this.headers = { ...(options.headers && checkedHeaders(options.headers)), ...ownHeaders }
+    this.headers = { ...(options.headers && checkedHeaders(options.headers)), ...own.headers }
     this.#json = serialize(payload)
   }
 
@@ -150,6 +176,9 @@ export class Draft implements EventDraft {
     const event: NewEvent = {
       id: this.id,
       type: this.type,
+      address: this.#address,
+      key: this.key,
+      ...(this.#inPlace && { inPlace: true }),
       body,
       headers: this.headers,
       due: this.#due,
@@ -185,63 +214,4 @@ function canonical(json: string): string {
 
 function digest(type: string, json: string): string {
   return createHash('sha256').update(type).update('\n').update(json).digest('base64url')
-}
-
-/** @throws InvalidEventError */
-export function checkedType(type: string): string {
-  if (typeof type !== 'string' || !/^[A-Za-z][A-Za-z0-9_.:/-]{0,127}$/.test(type)) {
-    throw new InvalidEventError(
-      `event type ${quoted(type)} is not valid: it starts with a letter, holds letters, digits and _ . : / -, and has at most 128 characters`,
-    )
-  }
-  return type
-}
-
-function checkedId(id: string): string {
-  if (typeof id !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(id)) {
-    throw new InvalidEventError(
-      `event id ${quoted(id)} is not valid: it has 1 to 255 visible ASCII characters`,
-    )
-  }
-  return id
-}
-
-function checkedHeaders(headers: Headers): Headers {
-  let bytes = 0
-  for (const [name, value] of Object.entries(headers)) {
-    if (!/^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/.test(name)) {
-      throw new InvalidEventError(
-        `header name ${quoted(name)} is not valid: it starts with a letter or digit, holds letters, digits and _ . -, and has at most 64 characters`,
-      )
-    }
-    if (name.toLowerCase().startsWith(RESERVED_HEADER_PREFIX)) {
-      throw new InvalidEventError(
-        `header name ${quoted(name)} is reserved; choose one without the prefix "${RESERVED_HEADER_PREFIX}"`,
-      )
-    }
-    if (typeof value !== 'string') throw new InvalidEventError(`header ${quoted(name)} is not a string`)
-    bytes += name.length + Buffer.byteLength(value)
-  }
-  if (bytes > HEADERS_LIMIT) {
-    throw new InvalidEventError(
-      `the headers have ${bytes} bytes, the limit is ${HEADERS_LIMIT}; move data into the payload`,
-    )
-  }
-  return { ...headers }
-}
-
-function dueTime({ deliverAt, delay }: EventOptions): When {
-  if (deliverAt !== undefined && delay !== undefined) {
-    throw new InvalidEventError('an event takes deliverAt or delay, not both')
-  }
-  if (delay !== undefined) return { inMs: durationMs('delay', delay, 0) }
-  if (deliverAt === undefined) return { inMs: 0 }
-  const at = deliverAt instanceof Date ? deliverAt.getTime() : Number.NaN
-  if (!(at <= LATEST_MS)) throw new InvalidEventError('deliverAt is not a valid Date before the year 10000')
-  return { at: Math.max(0, at) }
-}
-
-function quoted(value: unknown): string {
-  const text = typeof value === 'string' ? value : String(value)
-  return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text)
 }

@@ -2,18 +2,12 @@ import { PayloadLog } from '../claims/payload-log.ts'
 import type { Clock } from '../clock.ts'
 import { ForeignTransactionError, TransactionMissingError, TransactionOpenError } from '../errors.ts'
 import type { Logger } from '../logger.ts'
-import type {
-  Outcome,
-  OutcomeResult,
-  Purged,
-  PurgeOptions,
-  Settlement,
-  Storage,
-  StorageStats,
-} from '../storage.ts'
+import type { Outcome, OutcomeResult, Purged, PurgeOptions, Storage, StorageStats } from '../storage.ts'
+import { Advancing } from './advancing.ts'
 import { ambientTransactions, withinTransaction } from './ambient.ts'
-import { dueInMs, isDueAtOnce } from './event.ts'
+import { isEmitted, isForOthers, keysEntered, soonestDueMs, unsureKeys } from './consequences.ts'
 import { GroupCommit } from './group-commit.ts'
+import { KeyTurns } from './key-turns.ts'
 import { started, TransactionContext } from './transaction-context.ts'
 import { Wake } from './wake.ts'
 
@@ -30,9 +24,13 @@ export class OutboxCore<Tx = unknown, TxOptions = never> {
   readonly logger: Logger
   readonly maxEventBytes: number
   readonly wake: Wake
+  readonly keys: Advancing
+  /** Who takes events in this process, of this outbox. */
+  readonly workers: Set<{ handles(address: string): boolean }> = new Set()
   readonly #contexts = new WeakMap<object, TransactionContext<Tx>>()
   readonly #log: PayloadLog
   readonly #groupCommit: GroupCommit
+  readonly #turns: KeyTurns
 
   constructor(
     storage: Storage<Tx, TxOptions>,
@@ -44,6 +42,8 @@ export class OutboxCore<Tx = unknown, TxOptions = never> {
     this.maxEventBytes = ground.maxEventBytes
     this.#log = new PayloadLog(this.logger)
     this.wake = new Wake(storage, this.clock, this.logger)
+    this.keys = new Advancing(storage, ground, this.wake)
+    this.#turns = new KeyTurns(this.clock)
     this.#groupCommit = new GroupCommit((outcomes) => this.#apply(outcomes), this.clock)
   }
 
@@ -138,6 +138,7 @@ export class OutboxCore<Tx = unknown, TxOptions = never> {
       return this.#within(context, fn)
     }, options)
     if (context?.soonestDueMs !== undefined) this.wake.after(context.soonestDueMs, { elsewhere: true })
+    if (context) this.keys.ask(context.unsureKeys)
     return result
   }
 
@@ -151,11 +152,18 @@ export class OutboxCore<Tx = unknown, TxOptions = never> {
         // The same handle may be enlisted again for the user's next transaction.
         this.#contexts.delete(tx as object)
         if (context.soonestDueMs !== undefined) this.wake.afterUnseenCommit(context.soonestDueMs)
+        this.keys.ask(context.unsureKeys)
       }
     })
   }
 
-  async #apply(
+  #apply(outcomes: readonly Outcome[], context?: TransactionContext<Tx>): Promise<readonly OutcomeResult[]> {
+    const keys = context || this.storage.idsAreFree ? [] : keysEntered(outcomes)
+    if (keys.length === 0) return this.#write(outcomes, context)
+    return this.#turns.run(keys, () => this.#write(outcomes))
+  }
+
+  async #write(
     outcomes: readonly Outcome[],
     context?: TransactionContext<Tx>,
   ): Promise<readonly OutcomeResult[]> {
@@ -168,16 +176,28 @@ export class OutboxCore<Tx = unknown, TxOptions = never> {
     if (announce) writing.catch(() => this.wake.announce())
     const results = await writing
     this.#wakeFor(outcomes, results, context, announce)
+    this.#goAfter(unsureKeys(outcomes, results), context)
     return results
   }
 
-  // An id that someone else's transaction has written keeps whoever writes it waiting, and all that is written with it.
   #mayShare(outcome: Outcome): boolean {
-    const { writesTogether, idsAreFree = false } = this.storage
-    const { settle, append } = outcome
     // A claim has an id that was made up with its event; a payload without one was put under an id of the user's.
-    const hasMadeUpIds = append.length > 0 && append.every(({ fingerprint }) => fingerprint === null)
-    return writesTogether && !settle && (idsAreFree || hasMadeUpIds)
+    const waitsForNobody = this.storage.idsAreFree || (outcome.append.length > 0 && !this.mayWait(outcome))
+    return this.storage.writesTogether && !outcome.settle && waitsForNobody
+  }
+
+  /**
+   * Whether writing it may have to wait for someone else's transaction, and with it all that is written in the same one:
+   * for an id that users chose, or for a key.
+   */
+  mayWait({ append }: Outcome): boolean {
+    if (this.storage.idsAreFree) return false
+    return append.some(({ fingerprint, key, inPlace }) => fingerprint !== null || (key !== null && !inPlace))
+  }
+
+  #goAfter(keys: readonly string[], context: TransactionContext<Tx> | undefined): void {
+    if (context) context.unsureKeys.push(...keys)
+    else this.keys.ask(keys)
   }
 
   #contextOf(explicit: Tx | undefined): TransactionContext<Tx> | undefined {
@@ -245,29 +265,13 @@ export class OutboxCore<Tx = unknown, TxOptions = never> {
     context: TransactionContext<Tx> | undefined,
     announced: boolean,
   ): void {
-    const now = this.clock.now()
-    let soonest = Number.POSITIVE_INFINITY
-    for (const [index, { settle, append }] of outcomes.entries()) {
-      if (results[index]?.status !== 'applied') continue
-      for (const { due, leased } of append) if (!leased) soonest = Math.min(soonest, dueInMs(due, now))
-      if (settle?.kind === 'retry' && !isDeferred(settle)) soonest = Math.min(soonest, settle.delayMs)
-      if (settle?.kind === 'revive') soonest = Math.min(soonest, 0)
-    }
-    if (soonest === Number.POSITIVE_INFINITY) return
-    if (!context) this.wake.after(soonest, { elsewhere: !announced && outcomes.some(isEmitted) })
+    const soonest = soonestDueMs(outcomes, results, this.clock.now())
+    if (soonest === undefined) return
+    const elsewhere = !announced && outcomes.some(isForOthers)
+    if (!context) this.wake.after(soonest, { elsewhere })
     else if (context.owned) context.noteDue(soonest)
     else this.wake.afterUnseenCommit(soonest)
   }
-}
-
-// Whoever deferred an event can't handle it for now: awake at that very moment, it would always be the first to take it.
-function isDeferred(settle: Extract<Settlement, { kind: 'retry' }>): boolean {
-  return !settle.counted && settle.delayMs > 0
-}
-
-// What a worker appends it most likely takes itself: only what comes from outside is worth a push to others.
-function isEmitted({ settle, append }: Outcome): boolean {
-  return !settle && append.some(isDueAtOnce)
 }
 
 // Whose transaction it is is told by its owner, before it is used as what it is.

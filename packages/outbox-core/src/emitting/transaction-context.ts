@@ -9,6 +9,10 @@ export class TransactionContext<Tx> {
   readonly owned: boolean
   /** The soonest an event written in this transaction is due, in milliseconds from now; undefined without one. */
   soonestDueMs: number | undefined
+  /** Keys in which another event may wait that its settlements could not see: to be asked about once it has ended. */
+  readonly unsureKeys: string[] = []
+  /** Resolves once what has been emitted into keys so far is written. */
+  keyed: Promise<void> | undefined
   readonly #storage: Pick<Storage<Tx, never>, 'nested' | 'mark'>
   readonly #watch = new Watch((error) => void Promise.reject(error))
   readonly #unfinished = new Set<Promise<unknown>>()
@@ -96,6 +100,7 @@ export class TransactionContext<Tx> {
         storage.nested ? storage.nested(this.tx, () => within(inner)) : within(inner),
       )
       this.noteDue(inner.soonestDueMs)
+      this.unsureKeys.push(...inner.unsureKeys)
       return result
     } catch (cause) {
       if (!storage.nested) this.#doom ??= { cause }

@@ -24,17 +24,17 @@ export class DueQueue {
     heap[index] = entry
   }
 
-  /** The oldest entry due at `now` that `current` still knows. */
-  takeDue<Event>(now: number, current: (entry: Entry) => Event | undefined): Event | undefined {
-    for (let top = this.#heap[0]; top && top.visibleAt <= now; top = this.#heap[0]) {
-      this.#dropTop()
+  /** The oldest entry that `current` still knows, which stays. */
+  soonest<Event>(current: (entry: Entry) => Event | undefined): Event | undefined {
+    for (let top = this.#heap[0]; top; top = this.#heap[0]) {
       const event = current(top)
       if (event) return event
+      this.dropSoonest()
     }
     return undefined
   }
 
-  #dropTop(): void {
+  dropSoonest(): void {
     const heap = this.#heap
     const last = heap.pop() as Entry
     if (heap.length === 0) return

@@ -7,6 +7,7 @@ import type {
   DeadQuery,
   Lease,
   LeasedEvent,
+  LeaseRequest,
   Outcome,
   OutcomeResult,
   Purged,
@@ -15,27 +16,10 @@ import type {
   StorageLimits,
   StorageStats,
   StoredEvent,
-  When,
+  Waiting,
 } from '../storage.ts'
-import { DueQueue } from './due-queue.ts'
+import { isOpen, type MemoryEvent, MemoryEvents } from './events.ts'
 import { type InMemoryTransaction, MemoryTransactions } from './transactions.ts'
-
-/** An event as it lies in memory. */
-export interface MemoryEvent {
-  readonly sequence: number
-  readonly id: string
-  readonly type: string
-  readonly body: string
-  readonly headers: Readonly<Record<string, string>>
-  readonly fingerprint: string | null
-  readonly createdAt: number
-  state: 'waiting' | 'leased' | 'done' | 'dead'
-  visibleAt: number
-  attempt: number
-  uncounted: number
-  error: string
-  diedAt: number
-}
 
 const LIMIT_BYTES = 64 * 1024 * 1024
 
@@ -45,16 +29,24 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
   readonly client: object = this
   readonly writesTogether = true
   readonly idsAreFree = true
-  readonly events: Map<string, MemoryEvent> = new Map()
+  readonly #events: MemoryEvents
   readonly payloads: Map<string, { data: Uint8Array; expiresAt: number }> = new Map()
   readonly transactions: MemoryTransactions
   readonly #clock: Clock
-  readonly #due = new DueQueue()
-  #sequence = 0
 
   constructor(clock: Clock) {
     this.#clock = clock
+    this.#events = new MemoryEvents(clock)
     this.transactions = new MemoryTransactions((outcomes) => this.#applyAll(outcomes))
+  }
+
+  get events(): Map<string, MemoryEvent> {
+    return this.#events.byId
+  }
+
+  /** Moves the moment at which an event is due. */
+  reschedule(event: MemoryEvent, visibleAt: number): void {
+    this.#events.reschedule(event, visibleAt)
   }
 
   async initialize(): Promise<void> {}
@@ -85,23 +77,38 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
     return results
   }
 
-  async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
+  async lease({ limit, leaseMs, addresses, behind = 0 }: LeaseRequest): Promise<readonly LeasedEvent[]> {
     const now = this.#clock.now()
+    const left = new Map(addresses.map(({ address, limit: most }) => [address, most]))
     const leased: LeasedEvent[] = []
     while (leased.length < limit) {
-      const event = this.#due.takeDue(now, ({ id, visibleAt }) => {
-        const current = this.events.get(id)
-        return current !== undefined && isOpen(current) && current.visibleAt === visibleAt
-          ? current
-          : undefined
-      })
-      if (!event) break
-      event.state = 'leased'
-      event.attempt++
-      this.reschedule(event, now + leaseMs)
-      leased.push({ ...stored(event), leasedAt: now })
+      const event = this.#events.soonest(left.keys())
+      if (!event || event.visibleAt > now) break
+      const room = (left.get(event.address) ?? 0) - 1
+      if (room > 0) left.set(event.address, room)
+      else left.delete(event.address)
+      this.#events.lease(event, now + leaseMs)
+      const next = behind > 0 ? this.#behind(event, behind, addresses) : []
+      leased.push({ ...stored(event), leasedAt: now, ...(next.length > 0 && { behind: next }) })
     }
     return leased
+  }
+
+  #behind(event: MemoryEvent, most: number, addresses: LeaseRequest['addresses']): readonly StoredEvent[] {
+    const next = this.#events.after(event).slice(0, most)
+    const now = this.#clock.now()
+    const other = next.findIndex(
+      ({ address, visibleAt }) => visibleAt > now || !addresses.some((asked) => asked.address === address),
+    )
+    return (other === -1 ? next : next.slice(0, other)).map(stored)
+  }
+
+  async waiting(): Promise<readonly Waiting[]> {
+    const now = this.#clock.now()
+    return this.#events.addresses.flatMap((address) => {
+      const oldest = this.#events.soonest([address])
+      return oldest ? [{ address, oldestDueMs: now - oldest.visibleAt }] : []
+    })
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
@@ -109,7 +116,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
     const lost: string[] = []
     for (const { id, attempt } of leases) {
       const event = this.events.get(id)
-      if (event?.state === 'leased' && event.attempt === attempt) this.reschedule(event, visibleAt)
+      if (event?.state === 'leased' && event.attempt === attempt) this.#events.reschedule(event, visibleAt)
       else lost.push(id)
     }
     return lost
@@ -124,7 +131,7 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
     const now = this.#clock.now()
     const written = tx && this.transactions.written(tx, id)
     if (written === 'removed') return undefined
-    if (written) return this.#at(written.expires) > now ? Uint8Array.from(written.data) : undefined
+    if (written) return this.#events.moment(written.expires) > now ? Uint8Array.from(written.data) : undefined
     const stored = this.payloads.get(id)
     return stored && stored.expiresAt > now ? Uint8Array.from(stored.data) : undefined
   }
@@ -154,7 +161,11 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
       .sort((a, b) => a.diedAt - b.diedAt || a.sequence - b.sequence)
     const page = dead.slice(0, limit)
     const last = page.at(-1)
-    const events = page.map((event) => ({ ...stored(event), error: event.error, diedAt: event.diedAt }))
+    const events = page.map((event) => ({
+      ...stored(event),
+      ...{ error: event.error, diedAt: event.diedAt },
+      waitingBehind: this.#events.behind(event),
+    }))
     return { events, ...(last && dead.length > limit && { next: [last.diedAt, String(last.sequence)] }) }
   }
 
@@ -163,8 +174,12 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
     const all = [...this.events.values()]
     const due = all.filter((event) => isOpen(event) && event.visibleAt <= now)
     const oldest = due.reduce((soonest, { visibleAt }) => Math.min(soonest, visibleAt), now)
+    const dueByAddress: Record<string, number> = {}
+    for (const { address } of due) dueByAddress[address] = (dueByAddress[address] ?? 0) + 1
     return {
       due: due.length,
+      dueByAddress,
+      blocked: all.filter(({ state }) => state === 'blocked').length,
       leased: all.filter(({ state, visibleAt }) => state === 'leased' && visibleAt > now).length,
       dead: all.filter(({ state }) => state === 'dead').length,
       oldestDueMs: due.length === 0 ? null : now - oldest,
@@ -201,64 +216,28 @@ export class InMemoryStorage implements Storage<InMemoryTransaction> {
         transient: true,
       })
     }
-    for (const { settle, append, put, remove } of outcomes) {
-      if (settle) this.#settle(settle)
+    for (const { settle, append } of outcomes) {
+      if (settle)
+        this.#events.settle(
+          settle,
+          append.filter(({ inPlace }) => inPlace),
+        )
+    }
+    for (const { append, put, remove } of outcomes) {
       for (const event of append) {
-        if (!this.events.has(event.id)) this.#append(event)
+        if (!event.inPlace && !this.events.has(event.id)) this.#events.append(event)
       }
       for (const id of remove) this.payloads.delete(id)
       for (const { id, data, expires } of put) {
-        this.payloads.set(id, { data: Uint8Array.from(data), expiresAt: this.#at(expires) })
+        this.payloads.set(id, { data: Uint8Array.from(data), expiresAt: this.#events.moment(expires) })
       }
     }
   }
-
-  #append({ id, type, body, headers, due, leased, fingerprint }: Outcome['append'][number]): void {
-    const createdAt = this.#clock.now()
-    const event: MemoryEvent = {
-      sequence: ++this.#sequence,
-      ...{ id, type, body, headers: { ...headers }, fingerprint, createdAt },
-      ...{ state: leased ? 'leased' : 'waiting', visibleAt: 0, attempt: leased ? 1 : 0 },
-      ...{ uncounted: 0, error: '', diedAt: 0 },
-    }
-    this.events.set(id, event)
-    this.reschedule(event, this.#at(due))
-  }
-
-  #settle(settle: Settlement): void {
-    const { to, inMs, error, pardon } = changeBy(settle)
-    if (to === 'deleted') {
-      this.events.delete(settle.id)
-      return
-    }
-    const event = this.events.get(settle.id) as MemoryEvent
-    const now = this.#clock.now()
-    event.state = to
-    event.error = error ?? event.error
-    if (pardon === 'all') event.uncounted = event.attempt
-    if (pardon === 'one') event.uncounted++
-    if (to === 'waiting') this.reschedule(event, now + inMs)
-    if (to === 'done') event.visibleAt = now + inMs
-    if (to === 'dead') event.diedAt = now
-  }
-
-  /** Moves the moment at which an event is due. */
-  reschedule(event: MemoryEvent, visibleAt: number): void {
-    event.visibleAt = visibleAt
-    this.#due.add(event)
-  }
-
-  #at(when: When): number {
-    return 'at' in when ? when.at : this.#clock.now() + when.inMs
-  }
 }
 
-function isOpen({ state }: MemoryEvent): boolean {
-  return state === 'waiting' || state === 'leased'
-}
-
-function stored({ id, type, body, headers, createdAt, attempt, uncounted }: MemoryEvent): StoredEvent {
-  return { id, type, body, headers: { ...headers }, createdAt, attempt, uncounted }
+function stored(event: MemoryEvent): StoredEvent {
+  const { id, type, address, key, body, headers, createdAt, attempt, uncounted } = event
+  return { id, type, address, key, body, headers: { ...headers }, createdAt, attempt, uncounted }
 }
 
 /** The caller may reuse its bytes before the transaction commits. */

@@ -95,6 +95,23 @@ export interface Activity<Name extends string = string, Args = unknown, Log = un
   readonly name: Name
 }
 
+/** What an activity is called, what it takes and what it leaves for its compensation; not what it does. */
+export interface ActivityContract<Args = unknown, Log = unknown> {
+  readonly name: string
+  /** For types alone: a contract runs nothing. */
+  execute?(args: Args, context: ExecuteContext): Returned | Promise<Returned>
+  compensate?(log: Log, context: CompensateContext): unknown
+}
+
+/** What implements a contract. */
+export interface Implementation<Args, Log>
+  extends Omit<ActivityDefinition<Args, Log>, 'execute' | 'compensate'> {
+  execute(args: Args, context: ExecuteContext): Implemented<Log> | Promise<Implemented<Log>>
+  compensate?(log: Log, context: CompensateContext): unknown
+}
+
+type Implemented<Log> = undefined extends Log ? Returned : ActivityResult<Log> & { readonly log: Log }
+
 /** A definition whose types are taken from it: from the result as a whole, so that it may have several shapes. */
 interface Inferred<Args, Result extends Returned>
   extends Omit<ActivityDefinition<Args, never>, 'execute' | 'compensate'> {
@@ -108,6 +125,27 @@ interface NotAsJsonGivesItBack {
 }
 
 /**
+ * Declares an activity apart from what runs it, for processes that only start slips, or run other activities of them.
+ *
+ * @typeParam Args what `execute` takes, as JSON gives it back
+ * @typeParam Log what `execute` returns as `log`, for `compensate`
+ * @param name what stored slips know it by: letters, digits and _ . : / -, at most 128
+ * @throws InvalidSlipError for a bad name
+ */
+export function activityContract<Args = unknown, Log = undefined>(name: string): ActivityContract<Args, Log> {
+  return { name: checkedName(name) }
+}
+
+/**
+ * Implements a contract.
+ *
+ * @throws ConfigurationError for a bad timeout
+ */
+export function activity<Args, Log>(
+  contract: ActivityContract<Args, Log>,
+  implementation: Implementation<Args, Log>,
+): Activity<string, Args, Log>
+/**
  * Defines an activity. The type of its arguments is taken from `execute`, that of its log from what `execute` returns.
  *
  * @param name what stored slips know it by: letters, digits and _ . : / -, at most 128
@@ -116,12 +154,19 @@ interface NotAsJsonGivesItBack {
 export function activity<const Name extends string, Args, Result extends Returned>(
   name: Name,
   definition: Inferred<Args, Result> & (Args extends Stored<Args> ? unknown : NotAsJsonGivesItBack),
-): Activity<Name, Args, LogOf<Result>> {
-  if (typeof name !== 'string' || !/^[A-Za-z][A-Za-z0-9_.:/-]{0,127}$/.test(name)) {
-    throw new InvalidSlipError(
-      `activity name ${JSON.stringify(name)} is not valid: a letter, then letters, digits and _ . : / -, at most 128`,
-    )
-  }
+): Activity<Name, Args, LogOf<Result>>
+export function activity(
+  named: string | ActivityContract,
+  definition: Pick<Activity, 'execute' | 'timeout'>,
+): Activity {
+  const name = checkedName(typeof named === 'object' ? named?.name : named)
   if (definition.timeout !== undefined) durationMs('timeout', definition.timeout)
-  return { ...definition, name } as Activity<Name, Args, LogOf<Result>>
+  return { ...definition, name }
+}
+
+function checkedName(name: string): string {
+  if (typeof name === 'string' && /^[A-Za-z][A-Za-z0-9_.:/-]{0,127}$/.test(name)) return name
+  throw new InvalidSlipError(
+    `activity name ${JSON.stringify(name)} is not valid: a letter, then letters, digits and _ . : / -, at most 128`,
+  )
 }

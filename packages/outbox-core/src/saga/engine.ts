@@ -3,19 +3,21 @@ import { assertOutlives, type ClaimCheckOptions, claimCheck, timeToLive } from '
 import type { SagaStoreAdapter } from '../claims/saga-store.ts'
 import type { Attempt } from '../delivering/attempt.ts'
 import type { EmitSession } from '../delivering/emit-session.ts'
+import type { Registration } from '../delivering/registrations.ts'
 import { type RetryOptions, retryPolicy } from '../delivering/retry.ts'
 import { Draft, type EventOptions, SLIP_HEADER, userHeaders } from '../emitting/event.ts'
 import { ConfigurationError, DuplicateRegistrationError } from '../errors.ts'
 import { newId } from '../ids.ts'
 import { durationMs } from '../options.ts'
 import type { Headers } from '../storage.ts'
-import type { Activity } from './activity.ts'
+import type { Activity, ActivityContract } from './activity.ts'
 import type { KnownActivity } from './activity-run.ts'
 import { LIFECYCLE_KINDS, type LifecycleEvent, type LifecycleKind } from './lifecycle.ts'
 import type { RoutingSlip } from './routing-slip.ts'
 import { type SlipState, slipState } from './slip-state.ts'
 import { StartMemory } from './start-memory.ts'
-import { advance, knownActivity, type Transition } from './step.ts'
+import { advance, assertKnown, type Transition } from './step.ts'
+import { compensateAddress, executeAddress, stepAddress } from './step-address.ts'
 import { buriedSlip } from './stuck.ts'
 import { writtenDown } from './writing-down.ts'
 
@@ -23,8 +25,11 @@ export interface SagaEngineOptions<Events extends object, Tx> {
   readonly bus: OutboxEventBus<Events, Tx>
   /** Where large slips are kept: `outbox.sagaStore(ttl)`, whose writes are part of the events' own. */
   readonly store: SagaStoreAdapter
-  /** Every activity that slips of this engine may name. */
-  readonly activities: readonly Activity[]
+  /**
+   * Every activity that slips of this engine may name. Of those that are only contracts this process takes no steps: they
+   * wait for one that has the activity itself.
+   */
+  readonly activities: readonly (Activity | ActivityContract)[]
   /**
    * Tells engines of one outbox apart: prefix of their event types and of idempotency keys.
    * @default 'saga'
@@ -43,7 +48,7 @@ export interface SagaEngineOptions<Events extends object, Tx> {
 }
 
 /** What `engine.emit` takes beside the slip. */
-export type StartOptions<Tx = unknown> = Pick<EventOptions, 'deliverAt' | 'delay' | 'headers'> & {
+export type StartOptions<Tx = unknown> = Pick<EventOptions, 'deliverAt' | 'delay' | 'headers' | 'key'> & {
   /** The transaction to start in, instead of the ambient one. */
   readonly transaction?: Tx
 }
@@ -62,7 +67,9 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
   readonly stepType: string
   readonly #bus: OutboxEventBus<Events, Tx>
   readonly #parts: BusParts
+  /** Those that run here. */
   readonly #activities = new Map<string, KnownActivity>()
+  readonly #names = new Set<string>()
   readonly #ttlMs: number
   readonly #starts: StartMemory
   readonly #told: ReadonlySet<LifecycleKind> | undefined
@@ -83,13 +90,20 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
     for (const activity of options.activities) this.#know(activity, options.retry)
     const types = [this.stepType, ...LIFECYCLE_KINDS.map((kind) => `${this.name}.${kind}`)]
     options.bus.use(claimCheck(options.store, { ...options.claims, types }))
-    this.#parts.registrations.add(this.stepType, {
+    const step: Registration = {
       retry: retryPolicy(UNTIL_THE_STEP_DECIDES),
       timeoutMs: this.#longestAttemptMs(),
       handle: (attempt, session) => this.#step(attempt, session),
       delayed: (attempt, delayMs) => this.#starts.outlast(attempt, delayMs),
       buried: (attempt, session, error) => this.#buried(attempt, session, error),
-    })
+    }
+    // Slips of a version that did not say which activity is next.
+    this.#parts.registrations.add(this.stepType, step)
+    for (const { activity } of this.#activities.values()) {
+      this.#parts.registrations.add(executeAddress(this.stepType, activity.name), step)
+      if (activity.compensate)
+        this.#parts.registrations.add(compensateAddress(this.stepType, activity.name), step)
+    }
   }
 
   /**
@@ -111,7 +125,7 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
         this.stepType,
         payload,
         { ...eventOptions, id: slip.id === undefined ? undefined : this.#starts.eventId(slip.id) },
-        { [SLIP_HEADER]: id },
+        { headers: { [SLIP_HEADER]: id }, address: stepAddress(this.stepType, payload) },
       )
       return emission.store([{ draft, payload }], context).then(() => id)
     })
@@ -141,7 +155,7 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
 
   #started(slip: RoutingSlip, id: string): SlipState {
     slip.assertNotEmpty()
-    for (const { activity } of slip.itinerary.steps) knownActivity(activity, this.#activities)
+    for (const { activity } of slip.itinerary.steps) assertKnown(activity, this.#names)
     return {
       v: 1,
       name: slip.name,
@@ -162,6 +176,7 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
     const transition = await advance(state, attempt, {
       engine,
       activities: this.#activities,
+      names: this.#names,
       clock: core.clock,
     })
     // The activity has run, or is not to be run again: from here on only what came of it has to be written.
@@ -178,8 +193,15 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
     { next, events }: Transition,
     own: Headers,
   ): Promise<void> {
-    const options = { headers: userHeaders(attempt.headers) }
-    if (next) await session.add(this.stepType, next, options, { [SLIP_HEADER]: next.id, ...own })
+    const { key } = attempt.leased
+    const options = { headers: userHeaders(attempt.headers), ...(key !== null && { key }) }
+    if (next) {
+      await session.add(this.stepType, next, options, {
+        headers: { [SLIP_HEADER]: next.id, ...own },
+        address: stepAddress(this.stepType, next),
+        inPlace: true,
+      })
+    }
     for (const event of events) await this.#tell(attempt, session, event)
   }
 
@@ -192,15 +214,17 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
     const type = `${this.name}.${kind}`
     if (!(this.#told?.has(kind) ?? this.#parts.registrations.has(type))) return
     const options = { headers: userHeaders(attempt.headers) }
-    await session.add(type, payload, options, { [SLIP_HEADER]: payload.slipId })
+    await session.add(type, payload, options, { headers: { [SLIP_HEADER]: payload.slipId } })
   }
 
-  #know(activity: Activity, retry: RetryOptions | undefined): void {
-    if (this.#activities.has(activity.name)) {
+  #know(activity: Activity | ActivityContract, retry: RetryOptions | undefined): void {
+    if (this.#names.has(activity.name)) {
       throw new DuplicateRegistrationError(
         `activity "${activity.name}" was given twice; names are unique in an engine`,
       )
     }
+    this.#names.add(activity.name)
+    if (!isRunnable(activity)) return
     const policy = retryPolicy(activity.retry ?? retry)
     assertOutlives(this.#ttlMs, policy.horizonMs)
     const { handlerTimeoutMs } = this.#parts.settings
@@ -214,6 +238,10 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
     const timeouts = [...this.#activities.values()].map(({ timeoutMs }) => timeoutMs)
     return Math.max(0, ...timeouts) + this.#parts.settings.handlerTimeoutMs
   }
+}
+
+function isRunnable(activity: Activity | ActivityContract): activity is Activity {
+  return activity.execute !== undefined
 }
 
 function knownKind(kind: LifecycleKind): LifecycleKind {

@@ -1,7 +1,7 @@
-/** As much of an activity as an itinerary needs to know: its name, and what its arguments are. */
+/** As much of an activity, or of its contract, as an itinerary needs to know: its name, and what its arguments are. */
 export interface AnyActivity<Args> {
   readonly name: string
-  execute(args: Args, ...context: never[]): unknown
+  execute?(args: Args, ...context: never[]): unknown
 }
 
 /** The arguments of an activity; none where it takes none. */

@@ -19,7 +19,10 @@ export interface Transition {
 
 export interface StepParts {
   readonly engine: string
+  /** Those that run here. */
   readonly activities: ReadonlyMap<string, KnownActivity>
+  /** The names of all that slips may name. */
+  readonly names: ReadonlySet<string>
   readonly clock: Clock
 }
 
@@ -60,7 +63,7 @@ async function execute(state: SlipState, attempt: Attempt, parts: StepParts): Pr
     return failed(attempt, state, error, current.activity)
   }
   attempt.place = 'writing'
-  assertStorable(known.activity.name, result, parts.activities)
+  assertStorable(known.activity.name, result, parts.names)
   return completed(state, known, result, rest)
 }
 
@@ -162,11 +165,20 @@ function untilDeadline({ deadline }: SlipState, attempt: Attempt, clock: Clock):
 }
 
 /** @throws UnknownActivityError */
-export function knownActivity(name: string, activities: StepParts['activities']): KnownActivity {
+export function assertKnown(name: string, names: ReadonlySet<string>): void {
+  if (!names.has(name)) throw unknown(name)
+}
+
+/** @throws UnknownActivityError */
+function knownActivity(name: string, activities: StepParts['activities']): KnownActivity {
   const known = activities.get(name)
   if (known) return known
-  throw new UnknownActivityError(
-    `activity "${name}" is not known here; give it to every SagaEngine of this name`,
+  throw unknown(name)
+}
+
+function unknown(name: string): UnknownActivityError {
+  return new UnknownActivityError(
+    `activity "${name}" is not known here; give it, or its contract, to every SagaEngine of this name`,
   )
 }
 
@@ -202,14 +214,14 @@ function withRest(context: object, rest: SlipState['itinerary']): ExecuteContext
 }
 
 // What can't be stored can't be compensated either: the slip waits as a dead letter until the activity is mended.
-function assertStorable(activity: string, result: ActivityResult, known: StepParts['activities']): void {
+function assertStorable(activity: string, result: ActivityResult, names: ReadonlySet<string>): void {
   const { variables, log, revise } = result
   try {
     if (variables !== undefined && (typeof variables !== 'object' || Array.isArray(variables)))
       throw new InvalidSlipError('its variables are no object')
     if (revise !== undefined && !Array.isArray(revise?.steps))
       throw new InvalidSlipError('what is to be revised to is no itinerary')
-    for (const step of revise?.steps ?? []) knownActivity(step.activity, known)
+    for (const step of revise?.steps ?? []) assertKnown(step.activity, names)
     serialize({ variables, log, revise: revise?.steps })
   } catch (cause) {
     const { message } = errorFields(toError(cause))

@@ -95,7 +95,7 @@ async function stepsMissing<Tx, TxOptions>(
     assertKnownSchema(`table ${tables.events}`, noted, wanted.length)
     if (noted === wanted.length) return []
   }
-  const missing = wanted.flat().filter(({ shows }) => !facts.has(shows))
+  const missing = wanted.flat().filter(({ shows, undone = shows }) => !facts.has(shows) && !facts.has(undone))
   const optional = missing.every(({ tunes }) => tunes)
   return optional && !facts.has('owner') ? [] : missing
 }
@@ -113,26 +113,31 @@ async function notedVersion<Tx, TxOptions>(
 /** In the words of `MigrationStep.shows`; beside that, whether notes can be read, and whether the tables are the role's. */
 async function catalogFacts<Tx, TxOptions>(
   executor: PostgresExecutor<Tx, TxOptions>,
-  { events, payloads, migrations }: PostgresTables,
+  { events, payloads, keys, migrations, names }: PostgresTables,
   tx?: Tx,
 ): Promise<Set<string>> {
   const text = `WITH place AS (
-      SELECT to_regclass($1::text) AS events, to_regclass($2::text) AS payloads, to_regclass($3::text) AS migrations
+      SELECT to_regclass($1::text) AS events, to_regclass($2::text) AS payloads, to_regclass($3::text) AS migrations,
+        to_regclass($4::text) AS keys
     ), facts (fact) AS (
       SELECT 'encoding ' || current_setting('server_encoding')
       UNION ALL SELECT 'table events' FROM place WHERE events IS NOT NULL
       UNION ALL SELECT 'table payloads' FROM place WHERE payloads IS NOT NULL
+      UNION ALL SELECT 'table keys' FROM place WHERE keys IS NOT NULL
       UNION ALL SELECT 'readable notes' FROM place WHERE has_table_privilege(migrations, 'SELECT')
       UNION ALL SELECT 'owner' FROM place WHERE NOT EXISTS (
-        SELECT FROM pg_class WHERE oid IN (events, payloads) AND NOT pg_has_role(relowner, 'USAGE'))
+        SELECT FROM pg_class WHERE oid IN (events, payloads, keys) AND NOT pg_has_role(relowner, 'USAGE'))
       UNION ALL SELECT 'index ' || relname FROM place, pg_index JOIN pg_class ON oid = indexrelid
         WHERE indrelid IN (events, payloads) AND indisvalid
-      UNION ALL SELECT 'option ' || split_part(option, '=', 1) FROM place, pg_class, unnest(reloptions) AS option
-        WHERE oid = events
+      UNION ALL SELECT 'leases by address only' FROM place WHERE events IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_index JOIN pg_class ON oid = indexrelid WHERE indrelid = events AND relname = $5::text)
+      UNION ALL SELECT 'column ' || attname FROM place, pg_attribute WHERE attrelid = events AND NOT attisdropped
+      UNION ALL SELECT 'option ' || CASE oid WHEN keys THEN 'of keys ' ELSE '' END || split_part(option, '=', 1) FROM place, pg_class, unnest(reloptions) AS option
+        WHERE oid IN (events, keys)
       UNION ALL SELECT 'external ' || attname FROM place, pg_attribute
         WHERE attrelid IN (events, payloads) AND attstorage = 'e'
     ) SELECT fact::text AS fact FROM facts`
-  const rows = await executor.query(text, [events, payloads, migrations], tx)
+  const rows = await executor.query(text, [events, payloads, migrations, keys, `${names.events}_open`], tx)
   const facts = new Set(rows.map((row) => String((row as { fact?: string }).fact)))
   const encoding = [...facts].find((fact) => fact.startsWith('encoding '))?.slice('encoding '.length)
   if (encoding === undefined) {

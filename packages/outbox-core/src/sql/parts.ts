@@ -7,22 +7,33 @@ export type Columns = Readonly<Record<string, string>>
 /** The values of such columns; those that are missing are null. */
 export type Row = Readonly<Record<string, string | number | boolean | null | undefined>>
 
+/** What a statement tells, of those that it does. */
+export interface Results {
+  /** The number of an outcome whose event was held. */
+  readonly settled?: string
+  /** The id of a fingerprinted event. */
+  readonly appended?: string
+  /** Whether an event may wait that the statement could not see. */
+  readonly unsure?: string
+}
+
 /** A statement of several, which don't see each other's rows, only what the others return. */
 export class Parts {
   readonly #parts: string[] = []
   readonly #parameters: PostgresParameter[] = []
-  readonly #results: string[] = []
+  readonly #results: { readonly columns: Results; readonly from: string }[] = []
 
-  add(name: string, text: string): void {
-    this.#parts.push(`${name} AS (${text})`)
+  /** @param how `kept`: to be read more than once, and always as a whole */
+  add(name: string, text: string, how?: 'kept'): void {
+    this.#parts.push(`${name} AS ${how ? 'MATERIALIZED ' : ''}(${text})`)
   }
 
   has(name: string): boolean {
     return this.#parts.some((part) => part.startsWith(`${name} AS`))
   }
 
-  returns(select: string): void {
-    this.#results.push(select)
+  returns(columns: Results, from: string): void {
+    this.#results.push({ columns, from })
   }
 
   parameter(value: PostgresParameter): string {
@@ -54,7 +65,7 @@ export class Parts {
     const table = this.rows(name, columns, rows)
     if (rows.length === 1) return { table, found: own }
     const kept = `rows_of_${name}`
-    this.#parts.push(`${kept} AS MATERIALIZED (SELECT * FROM ${table})`)
+    this.add(kept, `SELECT * FROM ${table}`, 'kept')
     return { table: `${kept} AS ${name}`, found: `${own} AND ${id} = ANY (ARRAY(SELECT id FROM ${kept}))` }
   }
 
@@ -71,14 +82,22 @@ export class Parts {
     return `${held} AND (${row}.event IS NULL OR ${row}.event IN (SELECT id FROM appended))`
   }
 
-  /** A text that needs no parts, with the parameters. */
+  /** A text of its own behind the parts, whatever they tell. */
   alone(text: string): Statement {
-    return { text, parameters: this.#parameters }
+    return { text: this.#with + text, parameters: this.#parameters }
   }
 
   statement(): Statement {
-    const results = this.#results.length > 0 ? this.#results : ['SELECT NULL::int AS settled WHERE false']
-    const parts = this.#parts.length > 0 ? `WITH ${this.#parts.join(',\n')}\n` : ''
-    return { text: parts + results.join(' UNION ALL '), parameters: this.#parameters }
+    const unsure = this.#results.some(({ columns }) => columns.unsure !== undefined)
+    const results = this.#results.map(({ columns: { settled, appended, ...more }, from }) => {
+      const last = unsure ? `, ${more.unsure ?? '0'} AS unsure` : ''
+      return `SELECT ${settled ?? 'NULL::int'} AS settled, ${appended ?? 'NULL::text'} AS appended${last} FROM ${from}`
+    })
+    if (results.length === 0) results.push('SELECT NULL::int AS settled WHERE false')
+    return { text: this.#with + results.join(' UNION ALL '), parameters: this.#parameters }
+  }
+
+  get #with(): string {
+    return this.#parts.length > 0 ? `WITH ${this.#parts.join(',\n')}\n` : ''
   }
 }

@@ -9,6 +9,8 @@ export interface PostgresTableOptions {
     readonly events?: string
     /** @default 'saga_store' */
     readonly payloads?: string
+    /** @default the name of the events' table and '_keys' */
+    readonly keys?: string
     /** @default 'outbox_migrations' */
     readonly migrations?: string
   }
@@ -18,9 +20,10 @@ export interface PostgresTableOptions {
 export interface PostgresTables {
   readonly events: string
   readonly payloads: string
+  readonly keys: string
   readonly migrations: string
   /** Without the schema: for indexes, and for whoever quotes by himself. */
-  readonly names: { readonly events: string; readonly payloads: string; readonly migrations: string }
+  readonly names: Readonly<Record<'events' | 'payloads' | 'keys' | 'migrations', string>>
   /** Channel for NOTIFY: short enough, and the same whether a client quotes it or not. */
   readonly channel: string
 }
@@ -31,25 +34,37 @@ function digest(text: string): string {
 
 /** @throws ConfigurationError naming the option and its value */
 export function postgresTables({ schema, tables = {} }: PostgresTableOptions = {}): PostgresTables {
-  const names = identifiers('tables', {
-    events: tables.events ?? 'outbox_events',
-    payloads: tables.payloads ?? 'saga_store',
-    migrations: tables.migrations ?? 'outbox_migrations',
-  })
+  const names = namesOf(tables)
   const prefix = schema === undefined ? '' : `"${identifier('schema', schema)}".`
   return {
     events: `${prefix}"${names.events}"`,
     payloads: `${prefix}"${names.payloads}"`,
+    keys: `${prefix}"${names.keys}"`,
     migrations: `${prefix}"${names.migrations}"`,
     names,
     channel: `outbox_${digest(`${schema ?? ''}.${names.events}`)}`,
   }
 }
 
+function namesOf(tables: NonNullable<PostgresTableOptions['tables']>): PostgresTables['names'] {
+  const events = identifier('tables.events', tables.events ?? 'outbox_events')
+  // The longest name that events may have leaves room for more than a name of a user's own may have.
+  const keys = tables.keys ?? (events.length > 43 ? 'keys' : `${events}_keys`)
+  const names = identifiers('tables', {
+    events,
+    payloads: tables.payloads ?? 'saga_store',
+    migrations: tables.migrations ?? 'outbox_migrations',
+    keys,
+  })
+  return { ...names, keys: tables.keys ?? `${events}_keys` }
+}
+
 /** One statement of a migration, and how the catalog shows that it is done: see `migratePostgres`. */
 export interface MigrationStep {
   readonly text: string
   readonly shows: string
+  /** What shows that a later step has undone it. */
+  readonly undone?: string
   /** It only speeds things up. */
   readonly tunes?: true
 }
@@ -61,6 +76,7 @@ export interface MigrationStep {
 export function migrationSteps({
   events,
   payloads,
+  keys,
   names,
 }: PostgresTables): readonly (readonly MigrationStep[])[] {
   const index = (name: string, on: string): MigrationStep => ({
@@ -94,7 +110,10 @@ export function migrationSteps({
         shows: 'option autovacuum_vacuum_threshold',
         tunes: true,
       },
-      index(`${names.events}_open`, `${events} (visible_at, seq) WHERE state < 2`),
+      {
+        ...index(`${names.events}_open`, `${events} (visible_at, seq) WHERE state < 2`),
+        undone: `index ${names.events}_address`,
+      },
       index(`${names.events}_done`, `${events} (visible_at) WHERE state = 2`),
       index(`${names.events}_dead`, `${events} (died_at, seq) WHERE state = 3`),
       {
@@ -121,7 +140,41 @@ export function migrationSteps({
         tunes: true,
       },
     ],
+    // Addresses and keys. Rows that are there stay as they are: without an address it is their type.
+    [
+      {
+        text: `ALTER TABLE ${events} ADD COLUMN IF NOT EXISTS address text COLLATE "C",
+        ADD COLUMN IF NOT EXISTS key text COLLATE "C", ADD COLUMN IF NOT EXISTS place bigint[]`,
+        shows: 'column place',
+      },
+      index(`${names.events}_address`, `${events} (${ADDRESS}, visible_at, seq) WHERE state < 2`),
+      index(`${names.events}_key`, `${events} (key, place) WHERE key IS NOT NULL`),
+      {
+        text: `DROP INDEX IF EXISTS ${schemaOf(events)}"${names.events}_open"`,
+        shows: 'leases by address only',
+      },
+      {
+        text: `CREATE TABLE IF NOT EXISTS ${keys} (
+        key text COLLATE "C" PRIMARY KEY,
+        version bigint NOT NULL
+      )`,
+        shows: 'table keys',
+      },
+      // A row lives as long as its key has events, and is updated with every one of them: in its own page.
+      {
+        text: `ALTER TABLE ${keys} SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)`,
+        shows: 'option of keys fillfactor',
+        tunes: true,
+      },
+    ],
   ]
+}
+
+/** What an index goes by has to be asked for in the same words. */
+export const ADDRESS = '(coalesce(address, type) COLLATE "C")'
+
+function schemaOf(table: string): string {
+  return table.slice(0, table.lastIndexOf('"', table.length - 2))
 }
 
 /** What notes belong to: there may be several outboxes in one schema. */

@@ -1,9 +1,11 @@
 import { assertMoments } from '../moments.ts'
 import type {
+  Advanced,
   DeadPage,
   DeadQuery,
   Lease,
   LeasedEvent,
+  LeaseRequest,
   Outcome,
   OutcomeResult,
   Purged,
@@ -11,17 +13,29 @@ import type {
   Storage,
   StorageLimits,
   StorageStats,
-  StoredEvent,
+  Waiting,
 } from '../storage.ts'
 import { isFingerprinted } from './append.ts'
 import { postgresError, postgresStatementError, postgresWriteError } from './errors.ts'
 import type { PostgresExecutor, PostgresListener } from './executor.ts'
+import { advanceStatement } from './keys.ts'
 import { listenOn } from './listen.ts'
 import { migratePostgres } from './migrate.ts'
+import {
+  type BehindRow,
+  milliseconds,
+  numbersOf,
+  type Row,
+  runsBehind,
+  storedEvent,
+  type Whole,
+  type Written,
+} from './rows.ts'
 import { StatementRunner } from './runner.ts'
 import { type PostgresTableOptions, type PostgresTables, postgresTables } from './schema.ts'
 import {
   announceStatement,
+  behindStatement,
   deadStatement,
   extendStatement,
   fingerprintStatement,
@@ -31,6 +45,7 @@ import {
   purgeStatement,
   type Statement,
   statsStatement,
+  waitingStatement,
 } from './statements.ts'
 import { writeStatement } from './write.ts'
 
@@ -49,29 +64,14 @@ export interface PostgresStorageOptions extends PostgresTableOptions {
   readonly notify?: boolean
 }
 
-/** A number: drivers, and their users, disagree about what to make of it. */
-type Whole = number | string | bigint
-
-interface Written {
-  readonly settled?: Whole | null
-  readonly appended?: string | null
-}
-
-interface Row {
-  readonly id: string
-  readonly type: string
-  readonly body: string
-  readonly headers: string
-  readonly attempt: Whole
-  readonly uncounted: Whole
-  /** Microseconds since the epoch. */
-  readonly created: string
-}
-
 // A value may have 1 GB, but drivers read bytea as hex text, several copies of it, and V8's strings end at 512 MiB.
 const LIMIT_BYTES = 64 * 1024 * 1024
 
+// Of keys, in one statement of the net: as many look-ups by index.
+const KEYS_AT_ONCE = 1_000
+
 const APPLIED: OutcomeResult = { status: 'applied' }
+const UNSURE: OutcomeResult = { status: 'applied', unsure: true }
 const LOST: OutcomeResult = { status: 'lost' }
 
 /** Postgres, through whichever client the executor speaks to. */
@@ -84,6 +84,8 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   readonly #runner: StatementRunner<Tx, TxOptions>
   readonly listen?: (wake: () => void, lost?: (error: Error) => void) => Promise<() => Promise<void>>
   readonly announce?: () => Promise<void>
+  /** Where the net has come to. */
+  #sweptTo = ''
 
   /** @throws ConfigurationError naming the option and its value */
   constructor(executor: PostgresExecutor<Tx, TxOptions>, options: PostgresStorageOptions = {}) {
@@ -128,17 +130,37 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
       tx,
       tx ? postgresError : postgresWriteError,
     )
-    const settled = new Set(rows.map(({ settled }) => (settled == null ? settled : Number(settled))))
+    const settled = numbersOf(rows)
+    const unsure = numbersOf(rows.filter(({ unsure = 0 }) => Number(unsure) === 1))
     const appended = new Set(rows.map((row) => row.appended))
-    const results = outcomes.map(({ settle }, n) => (!settle || settled.has(n) ? APPLIED : LOST))
+    const results = outcomes.map(({ settle }, n) => {
+      if (settle && !settled.has(n)) return LOST
+      return unsure.has(n) ? UNSURE : APPLIED
+    })
     return this.#duplicates(outcomes, results, appended, tx)
   }
 
-  async lease(limit: number, leaseMs: number): Promise<readonly LeasedEvent[]> {
-    const rows = await this.#runner.run<Row & { leased: string }>(
-      leaseStatement(this.#tables, limit, leaseMs),
+  async lease(request: LeaseRequest): Promise<readonly LeasedEvent[]> {
+    const rows = await this.#runner.run<Row & { leased: string }>(leaseStatement(this.#tables, request))
+    const leased = rows.map((row) => ({ ...storedEvent(row), leasedAt: milliseconds(row.leased) }))
+    const ids = leased.flatMap(({ id, key }) => (key === null ? [] : [id]))
+    const { behind = 0, addresses } = request
+    return ids.length > 0 && behind > 0 ? this.#withThoseBehind(leased, ids, behind, addresses) : leased
+  }
+
+  async waiting(): Promise<readonly Waiting[]> {
+    const rows = await this.#runner.run<{ address: string; due: string }>(waitingStatement(this.#tables))
+    return rows.map(({ address, due }) => ({ address, oldestDueMs: milliseconds(due) }))
+  }
+
+  async advance(keys?: readonly string[]): Promise<Advanced> {
+    const which = keys ? { keys } : { after: this.#sweptTo, limit: KEYS_AT_ONCE }
+    const [row] = await this.#runner.run<{ events: Whole; looked: Whole; last: string | null; busy: string }>(
+      advanceStatement(this.#tables, which),
     )
-    return rows.map((row) => ({ ...storedEvent(row), leasedAt: milliseconds(row.leased) }))
+    if (!row) throw new Error('a query without FROM has one row')
+    if (!keys) this.#sweptTo = Number(row.looked) < KEYS_AT_ONCE ? '' : (row.last ?? '')
+    return { events: Number(row.events), busy: JSON.parse(row.busy) }
   }
 
   async extend(leases: readonly Lease[], leaseMs: number): Promise<readonly string[]> {
@@ -166,28 +188,48 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
   async listDead({ limit, ids, type, after }: DeadQuery, tx?: Tx): Promise<DeadPage> {
     const [diedAt, seq] = after ?? [0, '0']
     const statement = deadStatement(this.#tables, { limit, ids, type, diedAt, seq })
-    const rows = await this.#runner.run<Row & { error: string; died: string; seq: string }>(statement, tx)
+    const rows = await this.#runner.run<Row & { error: string; died: string; seq: string; behind: Whole }>(
+      statement,
+      tx,
+    )
     const last = rows.at(-1)
     const events = rows.map((row) => ({
       ...storedEvent(row),
       error: row.error,
       diedAt: milliseconds(row.died),
+      waitingBehind: Number(row.behind),
     }))
     return { events, ...(last && rows.length === limit && { next: [Number(last.died), last.seq] }) }
   }
 
   async stats(tx?: Tx): Promise<StorageStats> {
     const [row] = await this.#runner.run<
-      Record<'due' | 'leased' | 'dead', Whole> & { oldest: string | null }
+      Record<'due' | 'leased' | 'dead' | 'blocked', Whole> & { dueby: string; oldest: string | null }
     >(statsStatement(this.#tables), tx)
     if (!row) throw new Error('a query without FROM has one row')
     return {
-      ...{ due: Number(row.due), leased: Number(row.leased), dead: Number(row.dead) },
+      ...{ due: Number(row.due), dueByAddress: JSON.parse(row.dueby), leased: Number(row.leased) },
+      ...{ dead: Number(row.dead), blocked: Number(row.blocked) },
       oldestDueMs: row.oldest === null ? null : milliseconds(row.oldest),
     }
   }
 
   async close(): Promise<void> {}
+
+  /** They stay what they are: whoever has the lease holds them, and others only come after them. */
+  async #withThoseBehind(
+    leased: readonly LeasedEvent[],
+    ids: readonly string[],
+    most: number,
+    addresses: LeaseRequest['addresses'],
+  ): Promise<readonly LeasedEvent[]> {
+    const rows = await this.#runner.run<BehindRow>(behindStatement(this.#tables, ids, most))
+    const behind = runsBehind(rows, addresses)
+    return leased.map((event) => {
+      const run = behind.get(event.id)
+      return run ? { ...event, behind: run } : event
+    })
+  }
 
   /** Marks outcomes whose event was there already; asks for the first ones' fingerprints. */
   async #duplicates(
@@ -197,7 +239,7 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
     tx: Tx | undefined,
   ): Promise<readonly OutcomeResult[]> {
     const duplicates = outcomes.flatMap((outcome, n) => {
-      const event = results[n] === APPLIED ? outcome.append.find(isFingerprinted) : undefined
+      const event = results[n]?.status === 'applied' ? outcome.append.find(isFingerprinted) : undefined
       return event && !appended.has(event.id) ? [{ n, id: event.id, outcome }] : []
     })
     if (duplicates.length === 0) return results
@@ -232,15 +274,4 @@ export class PostgresStorage<Tx, TxOptions> implements Storage<Tx, TxOptions> {
 
 function rethrow(error: unknown): never {
   throw postgresError(error)
-}
-
-function storedEvent({ id, type, body, headers, created, attempt, uncounted }: Row): StoredEvent {
-  return {
-    ...{ id, type, body, headers: JSON.parse(headers), createdAt: milliseconds(created) },
-    ...{ attempt: Number(attempt), uncounted: Number(uncounted) },
-  }
-}
-
-function milliseconds(microseconds: string): number {
-  return Number(microseconds) / 1000
 }

@@ -8,8 +8,10 @@ import {
   bodyColumns,
   bodyFrom,
   isFingerprinted,
+  ownAddress,
 } from './append.ts'
 import { BYTES_COLUMNS, Bytes } from './bytes.ts'
+import { addHeld, addLeaving, addPlaces, ENTRANT_COLUMNS, gives, heirsOf } from './keys.ts'
 import { due, momentIn } from './moments.ts'
 import { Parts, type Row } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
@@ -37,7 +39,9 @@ function appendsStatement(
   const events = outcomes.flatMap(({ append }) => append)
   const [event] = events
   if (event && events.length === 1) return appendStatement(tables, event, announce)
-  const lean = events.every((each) => !isFingerprinted(each) && due(each.due).delay === 0)
+  const lean = events.every(
+    (each) => !isFingerprinted(each) && each.key === null && due(each.due).delay === 0,
+  )
   return lean ? appendAllStatement(tables, events, announce) : batchStatement(tables, outcomes, announce)
 }
 
@@ -55,10 +59,12 @@ function batchStatement(tables: PostgresTables, outcomes: readonly Outcome[], an
   const waiting = outcomes.some(({ settle, append }) => settle && append.some(isFingerprinted))
   if (waiting) addLocks(parts, tables, outcomes)
   else addSettlements(parts, tables, outcomes)
+  addHeld(parts, tables, outcomes)
   addAppends(parts, tables, outcomes)
   if (waiting) addSettlements(parts, tables, outcomes)
   addPuts(parts, tables, outcomes)
   addRemoves(parts, tables, outcomes)
+  addLeaving(parts, tables)
   if (announce) addAnnouncement(parts, tables.channel)
   return parts.statement()
 }
@@ -66,11 +72,15 @@ function batchStatement(tables: PostgresTables, outcomes: readonly Outcome[], an
 const HELD_COLUMNS = { n: 'int', id: 'text', attempt: 'int', needed: 'int', event: 'text' }
 const PARDON = { none: 0, one: 1, all: 2 } as const
 
-const CHANGE_COLUMNS = { ...HELD_COLUMNS, becomes: 'int', delay: 'float8', error: 'text', pardon: 'int' }
+const CHANGE_COLUMNS = {
+  ...HELD_COLUMNS,
+  ...{ becomes: 'int', delay: 'float8', error: 'text', pardon: 'int', leaves: 'bool' },
+}
 const CONDITION_COLUMNS = { n: 'int', settles: 'bool', event: 'text' }
 const EVENT_COLUMNS = {
   id: 'text',
   type: 'text',
+  address: 'text',
   headers: 'text',
   fingerprint: 'text',
   state: 'int',
@@ -102,13 +112,15 @@ function addSettlements(parts: Parts, { events }: PostgresTables, outcomes: read
     )
   }
   if (changes.length > 0) {
+    const stays = (column: string) => `${column} = CASE WHEN s.leaves THEN NULL ELSE e.${column} END`
+    const keys = changes.some(({ leaves }) => leaves) ? `, ${stays('key')}, ${stays('place')}` : ''
     const { table, found } = parts.lookup('s', CHANGE_COLUMNS, changes, 'e.id')
     parts.add(
       'changed',
       `UPDATE ${events} AS e SET state = s.becomes, error = coalesce(s.error, e.error),
         visible_at = clock_timestamp() + s.delay * interval '1 millisecond',
         uncounted = CASE s.pardon WHEN ${PARDON.one} THEN e.uncounted + 1 WHEN ${PARDON.all} THEN e.attempt ELSE e.uncounted END,
-        died_at = CASE s.becomes WHEN ${STATE.dead} THEN clock_timestamp() END
+        died_at = CASE s.becomes WHEN ${STATE.dead} THEN clock_timestamp() END${keys}
       FROM ${table}
       WHERE ${found} AND ${held('s')} AND ${parts.applied('s', 'true')} RETURNING s.n`,
     )
@@ -118,28 +130,48 @@ function addSettlements(parts: Parts, { events }: PostgresTables, outcomes: read
     const names = ['removed', 'changed'].filter((name) => parts.has(name))
     parts.add('settled', names.map((name) => `SELECT n FROM ${name}`).join(' UNION ALL '))
   }
-  parts.returns('SELECT n AS settled, NULL::text AS appended FROM settled')
+  parts.returns({ settled: 'n' }, 'settled')
 }
 
-function addAppends(parts: Parts, { events }: PostgresTables, outcomes: readonly Outcome[]): void {
+function addAppends(parts: Parts, tables: PostgresTables, outcomes: readonly Outcome[]): void {
   const bytes = new Bytes()
-  const rows = outcomes.flatMap(({ settle, append }, n) =>
-    append.map((event) => ({ n, settles: settle !== undefined, ...eventRow(event, bytes) })),
-  )
+  const keyed = outcomes.some(({ append }) => append.some(({ key }) => key !== null))
+  const rows = outcomes.flatMap((outcome, n) => {
+    const heirs = heirsOf(outcome)
+    return outcome.append.map((event) => ({
+      ...{ n, settles: outcome.settle !== undefined, ...eventRow(event, bytes) },
+      ...(keyed && { key: event.key, heir: heirs.indexOf(event) + 1, heirs: heirs.length }),
+    }))
+  })
   if (rows.length === 0) return
-  const ordered = rows.map((row, place) => ({ place, ...row }))
-  const columns = { place: 'int', ...CONDITION_COLUMNS, ...EVENT_COLUMNS, ...BODY_COLUMNS, ...DUE_COLUMNS }
+  const ordered = rows.map((row, nth) => ({ nth, ...row }))
+  const columns = { nth: 'int', ...CONDITION_COLUMNS, ...EVENT_COLUMNS, ...BODY_COLUMNS, ...DUE_COLUMNS }
+  if (keyed) {
+    const entrants = parts.rows('r', { ...columns, ...ENTRANT_COLUMNS }, ordered)
+    parts.add('entrants', `SELECT * FROM ${entrants}`, 'kept')
+    addPlaces(parts, tables)
+  }
+  const placed = {
+    columns: ', key, place',
+    state: `CASE WHEN p.behind THEN ${STATE.blocked} ELSE state END`,
+    attempt: 'CASE WHEN p.behind THEN 0 ELSE attempt END',
+    more: ', CASE WHEN p.nth IS NOT NULL THEN key END, p.place',
+    from: 'entrants AS a LEFT JOIN placed AS p USING (nth)',
+    where: '(a.key IS NULL OR a.heir > 0 OR p.nth IS NOT NULL) AND ',
+  }
+  const free = { columns: '', state: 'state', attempt: 'attempt', more: '', where: '' }
+  const how = keyed ? placed : { ...free, from: parts.rows('a', columns, ordered) }
   parts.add(
     'appended',
-    `INSERT INTO ${events} (id, type, body, headers, fingerprint, state, attempt, created_at, visible_at)
-      SELECT id, type, ${bodyFrom(bytes, parts)}, headers, fingerprint, state, attempt,
-        clock_timestamp(), ${momentIn('at', 'delay')}
-      FROM ${parts.rows('a', columns, ordered)}
-      WHERE ${parts.applied('a')} ORDER BY place
+    `INSERT INTO ${tables.events} (id, type, address, body, headers, fingerprint, state, attempt, created_at, visible_at${how.columns})
+      SELECT id, type, address, ${bodyFrom(bytes, parts)}, headers, fingerprint, ${how.state}, ${how.attempt},
+        clock_timestamp(), ${momentIn('at', 'delay')}${how.more}
+      FROM ${how.from}
+      WHERE ${how.where}${parts.applied('a')} ORDER BY nth
       ON CONFLICT (id) DO NOTHING RETURNING id, fingerprint`,
   )
   if (!rows.some(({ fingerprint }) => fingerprint)) return
-  parts.returns('SELECT NULL::int AS settled, id AS appended FROM appended WHERE fingerprint IS NOT NULL')
+  parts.returns({ appended: 'id' }, 'appended WHERE fingerprint IS NOT NULL')
 }
 
 function addPuts(parts: Parts, { payloads }: PostgresTables, outcomes: readonly Outcome[]): void {
@@ -181,11 +213,13 @@ function condition({ settle, append }: Outcome, n: number): Row {
   }
 }
 
-function eventRow({ id, type, body, headers, fingerprint, leased, due: when }: NewEvent, bytes: Bytes) {
+function eventRow(event: NewEvent, bytes: Bytes) {
+  const { id, type, body, headers, fingerprint, leased, due: when } = event
   const state = leased ? STATE.leased : STATE.waiting
   const attempt = leased ? 1 : 0
   return {
-    ...{ id, type, headers: JSON.stringify(headers), fingerprint, state, attempt },
+    ...{ id, type, address: ownAddress(event)[0], headers: JSON.stringify(headers) },
+    ...{ fingerprint, state, attempt },
     ...due(when),
     ...bodyColumns(body, bytes),
   }
@@ -212,5 +246,6 @@ function heldRow({ n, settle: { id, attempt }, change, event }: Numbered): Row {
 function changeRows(numbered: Numbered): Row[] {
   const { to, inMs: delay, error, pardon } = numbered.change
   if (to === 'deleted') return []
-  return [{ ...heldRow(numbered), becomes: STATE[to], delay, error, pardon: PARDON[pardon] }]
+  const leaves = gives(numbered.settle) || undefined
+  return [{ ...heldRow(numbered), becomes: STATE[to], delay, error, pardon: PARDON[pardon], leaves }]
 }

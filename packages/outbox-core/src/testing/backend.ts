@@ -53,7 +53,7 @@ export interface RawEvent {
   readonly type: string
   readonly body: string
   readonly headers: Readonly<Record<string, string>>
-  readonly state: 'waiting' | 'leased' | 'done' | 'dead'
+  readonly state: 'waiting' | 'leased' | 'done' | 'dead' | 'blocked'
   readonly attempt: number
 }
 

@@ -133,7 +133,7 @@ export function busContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect((await outbox.stats()).dead).toBe(0)
       await until(async () => (await outbox.stats()).dead === 1)
       await bus.stop()
-      expect((await outbox.deadLetters.list()).letters[0]?.error).toContain('no handler is registered')
+      expect((await outbox.deadLetters.list()).letters[0]?.error).toContain('no worker has a handler')
     })
 
     test('what a handler emits is written with its completion: once, and only if it succeeds', async ({

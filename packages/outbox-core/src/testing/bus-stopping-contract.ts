@@ -2,7 +2,7 @@ import { describe, expect } from 'vitest'
 import { LeaseLostError, StoppingError, TimeoutError } from '../delivering/attempt-errors.ts'
 import type { LeasedEvent } from '../storage.ts'
 import { busOn } from './bus-fixtures.ts'
-import { type PlaceTest, sleep, until } from './harness.ts'
+import { type PlaceTest, sleep, takeDue, until } from './harness.ts'
 
 /** Handlers that are cut short: they took too long, their process died, their lease went to another, the bus stopped. */
 export function busStoppingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
@@ -15,7 +15,7 @@ export function busStoppingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       })
       await bus.emit('work', { n: 1 })
       for (let death = 0; death < 2; death++) {
-        expect(await place.outbox.storage.lease(1, 60_000)).toHaveLength(1)
+        expect(await takeDue(place.outbox.storage, 1, 60_000)).toHaveLength(1)
         await place.expireLeases()
       }
       await bus.start()
@@ -72,7 +72,7 @@ export function busStoppingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       let taken: LeasedEvent | undefined
       await until(async () => {
         await place.expireLeases()
-        taken = (await place.outbox.storage.lease(1, 60_000))[0]
+        taken = (await takeDue(place.outbox.storage, 1, 60_000))[0]
         return taken !== undefined
       })
       await until(() => reasons.length > 0)
@@ -115,7 +115,7 @@ export function busStoppingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       await bus.stop({ timeout: 20 })
       expect(reasons).toEqual([expect.any(StoppingError)])
       expect((await events()).map(({ state }) => state)).toEqual(['waiting', 'waiting', 'waiting'])
-      const leased = await outbox.storage.lease(3, 60_000)
+      const leased = await takeDue(outbox.storage, 3, 60_000)
       expect(leased.map(({ attempt, uncounted }) => attempt - uncounted)).toEqual([1, 1, 1])
     })
 
@@ -134,7 +134,7 @@ export function busStoppingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       await until(() => started)
       await bus.stop({ timeout: 0 })
       expect((await events()).map(({ state }) => state)).toEqual(['waiting'])
-      const [leased] = await outbox.storage.lease(1, 60_000)
+      const [leased] = await takeDue(outbox.storage, 1, 60_000)
       expect(leased).toMatchObject({ attempt: 2, uncounted: 1 })
     })
 

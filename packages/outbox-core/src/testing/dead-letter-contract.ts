@@ -1,7 +1,7 @@
 import { describe, expect } from 'vitest'
 import type { Place } from './backend.ts'
 import { busOn } from './bus-fixtures.ts'
-import { appending, newEvent, type PlaceTest, payload, settling, until } from './harness.ts'
+import { appending, newEvent, type PlaceTest, payload, settling, takeDue, until } from './harness.ts'
 import { inState, LEASE_MS, putting, settlement } from './storage/fixtures.ts'
 
 /** Dead letters: paged, tried again, given up. */
@@ -33,6 +33,7 @@ export function deadLetterContract<Tx, O>(test: PlaceTest<Tx, O>): void {
           payload: { a: 1 },
           headers: { tenant: 'x' },
           attempts: 1,
+          waitingBehind: 0,
           error: 'because',
           createdAt: expect.any(Date),
           diedAt: expect.any(Date),
@@ -44,7 +45,7 @@ export function deadLetterContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       const [first = '', second = ''] = await bury(place, 2)
       expect(await place.outbox.deadLetters.retry(first)).toBe(1)
       expect(await place.outbox.deadLetters.retry(first)).toBe(0)
-      expect(await place.outbox.storage.lease(10, LEASE_MS)).toMatchObject([
+      expect(await takeDue(place.outbox.storage, 10, LEASE_MS)).toMatchObject([
         { id: first, attempt: 2, uncounted: 1 },
       ])
       expect((await place.outbox.deadLetters.list()).letters.map(({ id }) => id)).toEqual([second])
@@ -152,7 +153,7 @@ async function buryMany<Tx, O>({ outbox: { storage } }: Place<Tx, O>, count: num
     await storage.write([appending(...Array.from({ length: Math.min(left, 50) }, () => newEvent()))])
   let buried = 0
   while (buried < count) {
-    const leased = await storage.lease(50, LEASE_MS)
+    const leased = await takeDue(storage, 50, LEASE_MS)
     await storage.write(leased.map((lease) => settling(settlement('bury', lease))))
     buried += leased.length
   }

@@ -5,7 +5,7 @@ import type { Outcome } from '../storage.ts'
 import type { Place, RawEvent } from './backend.ts'
 import { busOn } from './bus-fixtures.ts'
 import { failingWrites, outage } from './failing.ts'
-import { type PlaceTest, until } from './harness.ts'
+import { newEvent, type PlaceTest, until } from './harness.ts'
 import { rawEvent } from './storage/fixtures.ts'
 
 const RETRY = { maxAttempts: 2, delay: 1, maxDelay: 5 } as const
@@ -155,7 +155,7 @@ let counter = 0
 
 function broken(type: string): Outcome {
   const id = `broken-${counter++}`
-  const event = { id, type, body: '{"n":', headers: {}, due: { inMs: 0 }, fingerprint: null }
+  const event = newEvent({ id, type, body: '{"n":' })
   return { append: [event], put: [], remove: [] }
 }
 

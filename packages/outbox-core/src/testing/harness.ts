@@ -1,7 +1,7 @@
 import { test } from 'vitest'
 import type { Logger } from '../logger.ts'
 import type { OutboxOptions } from '../outbox.ts'
-import type { NewEvent, Outcome, PayloadRecord, Settlement } from '../storage.ts'
+import type { LeasedEvent, NewEvent, Outcome, PayloadRecord, Settlement, Storage } from '../storage.ts'
 import type { Backend, BackendTraits, Place } from './backend.ts'
 
 type Body<Tx, TxOptions, Args extends unknown[] = []> = (
@@ -73,12 +73,24 @@ export function newEvent(changes: Partial<NewEvent> = {}): NewEvent {
   return {
     id: `event-${counter}`,
     type: 'test.event',
+    address: changes.type ?? 'test.event',
+    key: null,
     body: JSON.stringify({ counter }),
     headers: {},
     due: { inMs: 0 },
     fingerprint: null,
     ...changes,
   }
+}
+
+/** Leases whatever is due, at every address that there is. */
+export async function takeDue(
+  storage: Pick<Storage<unknown>, 'waiting' | 'lease'>,
+  limit: number,
+  leaseMs: number,
+): Promise<readonly LeasedEvent[]> {
+  const addresses = (await storage.waiting()).map(({ address }) => ({ address, limit }))
+  return addresses.length > 0 ? storage.lease({ limit, leaseMs, addresses }) : []
 }
 
 export function appending(...append: NewEvent[]): Outcome {

@@ -2,7 +2,7 @@ import { describe, expect } from 'vitest'
 import { OutboxEventBus } from '../bus.ts'
 import { NotSerializableError } from '../errors.ts'
 import { routingSlip } from '../saga/routing-slip.ts'
-import { type PlaceTest, recordingLogger, until } from './harness.ts'
+import { newEvent, type PlaceTest, recordingLogger, until } from './harness.ts'
 import { world } from './saga-fixtures.ts'
 
 /** What means something to SQL, Lua, MongoDB, DynamoDB, Redis keys, paths, formats, JavaScript objects. */
@@ -180,7 +180,7 @@ let counter = 0
 function foreign(body: string, due: { readonly at: number } | { readonly inMs: number } = { inMs: 0 }) {
   const id = `foreign-${counter++}`
   return {
-    append: [{ id, type: 'saga.step', body, headers: {}, due, fingerprint: null }],
+    append: [newEvent({ id, type: 'saga.step', body, due })],
     put: [],
     remove: [],
   }

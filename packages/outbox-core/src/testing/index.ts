@@ -1,4 +1,5 @@
 import { describe } from 'vitest'
+import { addressingContract } from './addressing-contract.ts'
 import type { Backend } from './backend.ts'
 import { busContract } from './bus-contract.ts'
 import { busStoppingContract } from './bus-stopping-contract.ts'
@@ -13,6 +14,7 @@ import { joinedContract } from './joined-contract.ts'
 import { lackingContract } from './lacking-contract.ts'
 import { limitsContract } from './limits-contract.ts'
 import { nestedTransactionContract } from './nested-transaction-contract.ts'
+import { orderContract } from './order-contract.ts'
 import { refusedContract } from './refused-contract.ts'
 import { repeatingContract } from './repeating-contract.ts'
 import { sagaContract } from './saga-contract.ts'
@@ -26,7 +28,7 @@ import { transactionContract } from './transaction-contract.ts'
 import { unawaitedContract } from './unawaited-contract.ts'
 
 export type { Backend, BackendTraits, Place, RawEvent, RawPayload } from './backend.ts'
-export { type LogLine, recordingLogger, sleep, until } from './harness.ts'
+export { type LogLine, recordingLogger, sleep, takeDue, until } from './harness.ts'
 export { ManualClock } from './manual-clock.ts'
 
 /** Registers the tests that every adapter has to pass, on a real server, as vitest tests of the calling file. */
@@ -44,6 +46,8 @@ export function outboxContract<Tx, TxOptions>(backend: Backend<Tx, TxOptions>): 
     heldIdContract(test)
     busContract(test)
     busStoppingContract(test)
+    addressingContract(test)
+    orderContract(test)
     failureContract(test)
     lackingContract(test)
     refusedContract(test)

@@ -6,7 +6,7 @@ import { activity } from '../saga/activity.ts'
 import { SagaEngine } from '../saga/engine.ts'
 import { routingSlip } from '../saga/routing-slip.ts'
 import { InvalidSlipError } from '../saga/slip-errors.ts'
-import { type PlaceTest, until } from './harness.ts'
+import { type PlaceTest, takeDue, until } from './harness.ts'
 
 // What a frame without compression adds to its payload.
 const FRAME_BYTES = 13
@@ -118,7 +118,7 @@ export function limitsContract<Tx, O>(test: PlaceTest<Tx, O>): void {
         await bus.emit('t'.repeat(128), 'x'.repeat(bytes - 2), options)
       }
       await expect(bus.emit('t', 'x'.repeat(limit - 1))).rejects.toMatchObject({ limit, actual: limit + 1 })
-      const [first, second, ...more] = await outbox.storage.lease(10, 60_000)
+      const [first, second, ...more] = await takeDue(outbox.storage, 10, 60_000)
       expect([first?.body.length, second?.body.length]).toEqual([limit - 1, limit])
       expect(more).toEqual([])
     })

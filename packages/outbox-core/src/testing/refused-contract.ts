@@ -2,7 +2,7 @@ import { describe, expect } from 'vitest'
 import type { Outcome } from '../storage.ts'
 import { busOn } from './bus-fixtures.ts'
 import { failingWrites, refusal } from './failing.ts'
-import { type PlaceTest, recordingLogger, until } from './harness.ts'
+import { type PlaceTest, recordingLogger, takeDue, until } from './harness.ts'
 import { rawEvent } from './storage/fixtures.ts'
 
 type Settled = Outcome['settle']
@@ -84,7 +84,7 @@ export function refusedContract<Tx, O>(test: PlaceTest<Tx, O>): void {
         expect(extended).not.toContain(id)
         expect(await rawEvent(place, id)).toMatchObject({ state: 'leased', attempt: 1 })
         await place.expireLeases()
-        expect(await place.outbox.storage.lease(1, 60_000)).toMatchObject([{ id, attempt: 2 }])
+        expect(await takeDue(place.outbox.storage, 1, 60_000)).toMatchObject([{ id, attempt: 2 }])
       },
       { logger },
     )

@@ -1,6 +1,6 @@
 import { describe, expect } from 'vitest'
 import type { Outcome } from '../storage.ts'
-import { appending, newEvent, type PlaceTest, payload, settling, sleep } from './harness.ts'
+import { appending, newEvent, type PlaceTest, payload, settling, sleep, takeDue } from './harness.ts'
 import { LEASE_MS, leased, payloadTexts, putting } from './storage/fixtures.ts'
 
 /** What drivers and poolers do unasked, sending again what was not answered, and what is counted and ordered all the same. */
@@ -33,7 +33,7 @@ export function repeatingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       const { storage } = place.outbox
       const event = newEvent()
       await storage.write([appending(event)])
-      const [lease] = await storage.lease(1, LEASE_MS)
+      const [lease] = await takeDue(storage, 1, LEASE_MS)
       const settle = { kind: 'bury', id: event.id, attempt: lease?.attempt ?? 0, error: 'e' } as const
       for (const state of ['leased', 'dead']) {
         if (state === 'dead') await storage.write([settling(settle)])
@@ -78,11 +78,11 @@ export function repeatingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
     test('events whose lease has run out come oldest first, by when it did, before those that came later', async (place) => {
       const { storage } = place.outbox
       for (const id of ['first', 'second']) await storage.write([appending(newEvent({ id }))])
-      expect(await storage.lease(1, 1_500)).toMatchObject([{ id: 'first' }])
-      expect(await storage.lease(1, 100)).toMatchObject([{ id: 'second' }])
+      expect(await takeDue(storage, 1, 1_500)).toMatchObject([{ id: 'first' }])
+      expect(await takeDue(storage, 1, 100)).toMatchObject([{ id: 'second' }])
       await sleep(1_700)
       await storage.write([appending(newEvent({ id: 'third' }))])
-      const again = await storage.lease(3, LEASE_MS)
+      const again = await takeDue(storage, 3, LEASE_MS)
       expect(again.map(({ id }) => id)).toEqual(['second', 'first', 'third'])
     })
   })

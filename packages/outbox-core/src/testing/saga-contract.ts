@@ -4,7 +4,7 @@ import { activity } from '../saga/activity.ts'
 import { itinerary } from '../saga/itinerary.ts'
 import { routingSlip } from '../saga/routing-slip.ts'
 import { EmptyItineraryError, UnknownActivityError } from '../saga/slip-errors.ts'
-import { type PlaceTest, sleep } from './harness.ts'
+import { type PlaceTest, sleep, takeDue } from './harness.ts'
 import { world } from './saga-fixtures.ts'
 
 /** The path of a slip: transitions exactly once, payloads that live and die with their slips. */
@@ -141,7 +141,7 @@ export function sagaContract<Tx, O>(test: PlaceTest<Tx, O>): void {
     test('makes each transition once, although a crashed worker ran the activity before', async (place) => {
       const { bus, engine, slip, log, ended } = world(place.outbox)
       await engine.emit(slip('a', 'b'))
-      await place.outbox.storage.lease(1, 60_000)
+      await takeDue(place.outbox.storage, 1, 60_000)
       await place.expireLeases()
       await bus.start()
       await ended()

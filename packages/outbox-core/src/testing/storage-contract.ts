@@ -1,9 +1,11 @@
 import type { PlaceTest } from './harness.ts'
+import { addressContract } from './storage/addresses.ts'
 import { appendingContract } from './storage/appending.ts'
 import { deadLetterStorageContract } from './storage/dead-letters.ts'
 import { duplicateContract } from './storage/duplicates.ts'
 import { extendingContract } from './storage/extending.ts'
 import { keepingContract } from './storage/keeping.ts'
+import { keyContract } from './storage/keys.ts'
 import { leasingContract } from './storage/leasing.ts'
 import { nestedContract } from './storage/nested.ts'
 import { outcomeContract } from './storage/outcomes.ts'
@@ -20,6 +22,8 @@ import { storageTransactionContract } from './storage/transactions.ts'
 export function storageContract<Tx, O>(test: PlaceTest<Tx, O>): void {
   appendingContract(test)
   leasingContract(test)
+  addressContract(test)
+  keyContract(test)
   extendingContract(test)
   outcomeContract(test)
   settlingContract(test)

@@ -1,11 +1,11 @@
 import { type Script, script } from './script.ts'
 
 /**
- * Asks the node that keeps the outbox what it is, what it has and what this user may do, and notes the version of the
- * layout where there is none yet. Redis 7 tells what a user may do; older ones are asked by commands that change nothing.
+ * Asks the node that keeps the outbox what it is, what it has and what this user may do. Redis 7 tells what a user may do;
+ * older ones are asked by commands that change nothing.
  *
  * KEYS  of every script
- * ARGV  channel to announce on ('' for none), version of the layout
+ * ARGV  channel to announce on ('' for none)
  * Returns INFO ('' when the user may not read it), why nothing can be announced ('' when it can), the version that is noted
  *   ('' when there is none), why nothing can be written ('' when it can), what the user lacks with spaces between, then name
  *   and type of each key that holds something else
@@ -25,8 +25,8 @@ end
 local function asks_outside_scripts(command, ...)
   if redis.acl_check_cmd and not redis.acl_check_cmd(command, ...) then lacking[#lacking + 1] = command:lower() end
 end
-local event, payload = root .. 'event:', root .. 'saga:'
-for _, set in ipairs({ due, leased, done, dead }) do
+local event, payload, places = root .. 'event:', root .. 'saga:', root .. 'key:'
+for _, set in ipairs({ due_at(''), leased_at(''), places, addresses, blocked, done, dead, root .. 'due', root .. 'leased' }) do
   asks('ZADD', set, 'XX', '0', '')
   asks('ZREM', set, '')
   asks('ZRANGEBYSCORE', set, '0', '0', 'LIMIT', '0', '1')
@@ -34,8 +34,8 @@ for _, set in ipairs({ due, leased, done, dead }) do
   asks('ZCARD', set)
   asks('TYPE', set)
 end
-asks('ZRANGE', dead, '0', '0')
-asks('ZSCORE', dead, '')
+for _, set in ipairs({ due_at(''), leased_at(''), places, addresses, dead }) do asks('ZRANGE', set, '0', '0') end
+for _, set in ipairs({ leased_at(''), blocked, dead }) do asks('ZSCORE', set, '') end
 -- Of a number of arguments that HSET refuses.
 asks('HSET', event, 'a', 'b', 'c')
 asks('HGET', event, 'state')
@@ -68,18 +68,26 @@ end
 found[5] = table.concat(lacking, ' ')
 if #lacking > 0 then return found end
 
-for _, key in ipairs({ due, leased, done, dead }) do
+local function assert_set(key)
   local kind = redis.call('TYPE', key).ok
   if kind ~= 'zset' and kind ~= 'none' then found[#found + 1], found[#found + 2] = key, kind end
+end
+
+for _, key in ipairs({ addresses, blocked, done, dead, root .. 'due', root .. 'leased' }) do
+  assert_set(key)
+end
+if redis.call('TYPE', addresses).ok == 'zset' then
+  for _, address in ipairs(redis.call('ZRANGE', addresses, 0, -1)) do
+    assert_set(due_at(address))
+    assert_set(leased_at(address))
+  end
 end
 local kind = redis.call('TYPE', root .. 'version').ok
 if kind ~= 'string' and kind ~= 'none' then found[#found + 1], found[#found + 2] = root .. 'version', kind end
 if #found > 5 then return found end
 
-local noted = redis.call('GET', root .. 'version')
-found[3] = noted or ''
-local tried = redis.pcall('ZREM', leased, '')
-if type(tried) == 'table' then found[4] = tried.err
-elseif not noted then redis.call('SET', root .. 'version', ARGV[2]) end
+found[3] = redis.call('GET', root .. 'version') or ''
+local tried = redis.pcall('ZREM', addresses, '')
+if type(tried) == 'table' then found[4] = tried.err end
 return found
 `)

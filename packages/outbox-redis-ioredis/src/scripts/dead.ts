@@ -6,7 +6,8 @@ import { type Script, script } from './script.ts'
  * KEYS  of every script
  * ARGV  limit, type ('' for any), died after ('' for all), id after, then ids (none for all)
  * Returns died and id of the one it looked at last ('' and '' when there are no more), then for each letter:
- *   id, type, body, headers, created, attempt, uncounted, error, died
+ *   id, type, body, headers, created, attempt, uncounted, address ('' for the type), key ('' for none), error, died, how many
+ *   wait behind it
  */
 export const DEAD: Script = script(`
 local limit, kind, since, after = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), ARGV[4]
@@ -19,14 +20,21 @@ local function precedes(one, other)
   return #one < #other
 end
 
+-- It is the first of its key as long as it has one.
+local function behind(key)
+  local length = key and key ~= '' and redis.pcall('ZCARD', root .. 'key:' .. key)
+  return type(length) == 'number' and math.max(0, length - 1) or 0
+end
+
 local letters, count = { '', '' }, 0
 local function look_at(id, died)
   letters[1], letters[2] = died, id
-  local event = event_fields(id, 'type', 'body', 'headers', 'created', 'attempt', 'uncounted', 'error')
+  local event = event_fields(id, 'type', 'body', 'headers', 'created', 'attempt', 'uncounted', 'address', 'key', 'error')
   if not event or (kind ~= '' and event[1] ~= kind) then return end
   letters[#letters + 1] = id
-  for field = 1, 7 do letters[#letters + 1] = event[field] or '' end
+  for field = 1, 9 do letters[#letters + 1] = event[field] or '' end
   letters[#letters + 1] = died
+  letters[#letters + 1] = behind(event[8])
   count = count + 1
 end
 local function no_more()

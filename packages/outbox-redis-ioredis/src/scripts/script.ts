@@ -22,6 +22,12 @@ export const TAKEN = 'holds something else'
 export const BASICS: string = `
 local root, time = KEYS[1], redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local addresses, blocked = root .. 'addresses', root .. 'blocked'
+-- What waits at an address, and what is leased there: by when it is visible.
+local function due_at(address) return root .. 'due:' .. address end
+local function leased_at(address) return root .. 'leased:' .. address end
+-- Most events go to whoever can handle their type, and have nothing noted.
+local function address_of(kind, address) return address and address ~= '' and address or kind end
 -- Numbers as text without an exponent.
 local function text(number) return string.format('%.0f', number) end
 -- Redis takes no expiry before 1.
@@ -45,24 +51,29 @@ local function announce(channel)
   if channel ~= '' then redis.pcall('PUBLISH', channel, '') end
 end
 -- Memory that is full refuses a script's first write, unless that is one which frees some.
-local function go_on_when_full() redis.call('ZREM', root .. 'leased', '') end
+local function go_on_when_full() redis.call('ZREM', addresses, '') end
 -- Lua takes some 8,000 arguments in one call.
 local function in_chunks(values, call)
   for from = 1, #values, 4000 do call(unpack(values, from, math.min(from + 3999, #values))) end
 end
-`
-
-/** For scripts that write to several of the sets: before they do. */
-export const ASSERT_TYPES = `
-for _, key in ipairs({ due, leased, done, dead }) do
-  local kind = redis.call('TYPE', key).ok
-  if kind ~= 'zset' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' holds a ' .. kind) end
+-- Collects what goes into each of several sorted sets, or out of it.
+local function enter(entries, set, score, id)
+  local of_set = entries[set]
+  if not of_set then
+    of_set = {}
+    entries[set] = of_set
+  end
+  of_set[#of_set + 1] = score
+  of_set[#of_set + 1] = id
+end
+local function add_all(entries)
+  for set, scores in pairs(entries) do in_chunks(scores, function(...) redis.call('ZADD', set, ...) end) end
 end
 `
 
 /** What several scripts do. */
 const SHARED = `
-local due, leased, done, dead = root .. 'due', root .. 'leased', root .. 'done', root .. 'dead'
+local done, dead = root .. 'done', root .. 'dead'
 -- Fields of an event; nil when there is none, or something else is under its key. The first field is one every event has.
 local function event_fields(id, ...)
   local key = root .. 'event:' .. id
@@ -70,6 +81,18 @@ local function event_fields(id, ...)
   if not fields.err then return fields[1] and fields end
   -- One that only can't be read is not gone: this fails once more, and with it the script.
   if not is_taken(fields) then redis.call('HMGET', key, ...) end
+end
+local function remove_all(entries)
+  for set, ids in pairs(entries) do in_chunks(ids, function(...) redis.call('ZREM', set, ...) end) end
+end
+-- Addresses are known as long as they have open events. After everything else, and whatever it is answered: an address too
+-- many does no harm.
+local function forget_empty(left)
+  for address in pairs(left) do
+    if redis.pcall('ZCARD', due_at(address)) == 0 and redis.pcall('ZCARD', leased_at(address)) == 0 then
+      redis.pcall('ZREM', addresses, address)
+    end
+  end
 end
 `
 

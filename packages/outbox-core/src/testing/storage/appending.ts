@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { appending, newEvent, type PlaceTest, settling } from '../harness.ts'
+import { appending, newEvent, type PlaceTest, settling, takeDue } from '../harness.ts'
 import { LEASE_MS, settlement } from './fixtures.ts'
 
 /** An event comes out as it went in, to the last character. */
@@ -19,7 +19,7 @@ export function appendingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(await outbox.storage.write([appending(event)])).toEqual([{ status: 'applied' }])
       const { id, type, body, headers } = event
       expect(await events()).toEqual([{ id, type, body, headers, state: 'waiting', attempt: 0 }])
-      const [leased] = await outbox.storage.lease(1, LEASE_MS)
+      const [leased] = await takeDue(outbox.storage, 1, LEASE_MS)
       expect(leased).toMatchObject({ id, type, body, headers, attempt: 1, uncounted: 0 })
       expect(Math.abs((leased?.createdAt ?? 0) - Date.now())).toBeLessThan(600_000)
     })
@@ -35,7 +35,7 @@ export function appendingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       const { id, type, body, headers } = event
       await place.outbox.storage.write([appending(event)])
       expect(await place.events()).toEqual([{ id, type, body, headers, state: 'waiting', attempt: 0 }])
-      const [first] = await place.outbox.storage.lease(1, LEASE_MS)
+      const [first] = await takeDue(place.outbox.storage, 1, LEASE_MS)
       expect(first).toMatchObject({ id, type, body, headers })
       expect(await place.outbox.storage.extend([{ id, attempt: 1 }], LEASE_MS)).toEqual([])
       expect(
@@ -46,7 +46,7 @@ export function appendingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
     test('keeps an event of 200 KB', async ({ outbox }) => {
       const body = JSON.stringify('é'.repeat(100_000))
       await outbox.storage.write([appending(newEvent({ body }))])
-      expect((await outbox.storage.lease(1, LEASE_MS))[0]?.body).toBe(body)
+      expect((await takeDue(outbox.storage, 1, LEASE_MS))[0]?.body).toBe(body)
     })
   })
 }

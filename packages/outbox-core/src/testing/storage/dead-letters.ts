@@ -1,7 +1,7 @@
 import { describe, expect } from 'vitest'
 import type { DeadCursor, DeadQuery } from '../../storage.ts'
 import type { Place } from '../backend.ts'
-import { appending, newEvent, type PlaceTest, payload, settling, sleep } from '../harness.ts'
+import { appending, newEvent, type PlaceTest, payload, settling, sleep, takeDue } from '../harness.ts'
 import { inState, LEASE_MS, leased, payloadTexts, putting, settlement } from './fixtures.ts'
 
 /** Dead letters as the storage keeps them. */
@@ -69,14 +69,15 @@ export function deadLetterStorageContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       const event = newEvent({ body: '{"name":"Zoë 𝄞"}', headers: { tenant: '✓' } })
       await leased(place, event)
       await place.expireLeases()
-      const [lease] = await storage.lease(1, LEASE_MS)
+      const [lease] = await takeDue(storage, 1, LEASE_MS)
       const error = `Error: "it's" – ✓ 𝄞\n    at line 2; ${'x'.repeat(2_000)}`
       await storage.write([settling({ kind: 'bury', id: event.id, attempt: 2, error })])
       const { events } = await storage.listDead({ limit: 10 })
       const { id, type, body, headers } = event
       expect(events).toEqual([
         {
-          ...{ id, type, body, headers, error, attempt: 2, uncounted: 0 },
+          ...{ id, type, address: type, key: null, body, headers, error, attempt: 2, uncounted: 0 },
+          waitingBehind: 0,
           ...{ createdAt: lease?.createdAt, diedAt: expect.any(Number) },
         },
       ])
@@ -89,14 +90,14 @@ export function deadLetterStorageContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       await storage.write([
         settling({ kind: 'retry', id, attempt: 1, delayMs: 0, error: null, counted: false }),
       ])
-      await storage.lease(1, LEASE_MS)
+      await takeDue(storage, 1, LEASE_MS)
       await place.expireLeases()
-      await storage.lease(1, LEASE_MS)
+      await takeDue(storage, 1, LEASE_MS)
       await storage.write([settling({ kind: 'bury', id, attempt: 3, error: 'first' })])
       expect((await storage.listDead({ limit: 1 })).events).toMatchObject([{ attempt: 3, uncounted: 1 }])
       await storage.write([settling(settlement('revive', { id, attempt: 3 }))])
       expect((await storage.listDead({ limit: 1 })).events).toEqual([])
-      expect(await storage.lease(1, LEASE_MS)).toMatchObject([{ id, attempt: 4, uncounted: 3 }])
+      expect(await takeDue(storage, 1, LEASE_MS)).toMatchObject([{ id, attempt: 4, uncounted: 3 }])
       await storage.write([settling({ kind: 'bury', id, attempt: 4, error: 'second' })])
       expect((await storage.listDead({ limit: 10 })).events).toMatchObject([
         { id, attempt: 4, uncounted: 3, error: 'second' },
@@ -106,7 +107,7 @@ export function deadLetterStorageContract<Tx, O>(test: PlaceTest<Tx, O>): void {
     test('are left alone by leases and purges', async (place) => {
       const lease = await inState(place, 'dead')
       await place.expireLeases()
-      expect(await place.outbox.storage.lease(10, LEASE_MS)).toEqual([])
+      expect(await takeDue(place.outbox.storage, 10, LEASE_MS)).toEqual([])
       expect((await place.outbox.storage.purge(10)).events).toBe(0)
       expect((await place.outbox.storage.listDead({ limit: 10 })).events).toMatchObject([lease])
     })
@@ -141,7 +142,7 @@ async function manyLeased<Tx, O>(place: Place<Tx, O>, count: number, type?: stri
   const { storage } = place.outbox
   const events = Array.from({ length: count }, () => newEvent(type === undefined ? {} : { type }))
   for (const event of events) await storage.write([appending(event)])
-  expect(await storage.lease(count, LEASE_MS)).toHaveLength(count)
+  expect(await takeDue(storage, count, LEASE_MS)).toHaveLength(count)
   return events.map(({ id }) => id)
 }
 

@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { appending, newEvent, type PlaceTest, payload, settling } from '../harness.ts'
+import { appending, newEvent, type PlaceTest, payload, settling, takeDue } from '../harness.ts'
 import { FAR, inState, LEASE_MS, other, payloadTexts, putting, type State, settlement } from './fixtures.ts'
 
 /** Events whose id the caller chose: in the outbox once. */
@@ -48,11 +48,11 @@ export function duplicateContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       }
       await storage.write([putting(payload('old', 'old'))])
       expect(await storage.write([write])).toEqual([{ status: 'applied' }])
-      expect(await storage.lease(10, LEASE_MS)).toMatchObject([{ id: 'a', attempt: 1 }])
+      expect(await takeDue(storage, 10, LEASE_MS)).toMatchObject([{ id: 'a', attempt: 1 }])
       const before = await place.events()
       expect(await storage.write([write])).toEqual([{ status: 'applied' }])
       expect(await place.events()).toEqual(before)
-      expect(await storage.lease(10, LEASE_MS)).toEqual([])
+      expect(await takeDue(storage, 10, LEASE_MS)).toEqual([])
       expect(await payloadTexts(place)).toEqual({ claim: 'x' })
     })
 

@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { appending, newEvent, type PlaceTest, settling, sleep } from '../harness.ts'
+import { appending, newEvent, type PlaceTest, settling, sleep, takeDue } from '../harness.ts'
 import { inState, LEASE_MS, leased, rawEvent, settlement } from './fixtures.ts'
 
 /** Which leases an extension may touch, and for how long. */
@@ -8,12 +8,12 @@ export function extendingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
     test('extends leases that are held, and names those that are not', async (place) => {
       const { storage } = place.outbox
       await storage.write([appending(newEvent({ id: 'a' })), appending(newEvent({ id: 'b' }))])
-      const [a, b] = await storage.lease(2, LEASE_MS)
+      const [a, b] = await takeDue(storage, 2, LEASE_MS)
       if (!a || !b) throw new Error('two events were written')
       expect(await storage.extend([a, b], LEASE_MS)).toEqual([])
       await place.expireLeases()
       expect(await storage.extend([a], LEASE_MS)).toEqual([])
-      const [retaken] = await storage.lease(2, LEASE_MS)
+      const [retaken] = await takeDue(storage, 2, LEASE_MS)
       expect(retaken).toMatchObject({ id: 'b', attempt: 2 })
       expect(await storage.extend([a, b, { id: 'none', attempt: 1 }], LEASE_MS)).toEqual(['b', 'none'])
       await storage.write([settling(settlement('keep', a))])
@@ -27,7 +27,7 @@ export function extendingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(await storage.extend([{ id, attempt: 2 }], LEASE_MS)).toEqual([id])
       await place.expireLeases()
       expect(await storage.extend([{ id, attempt: 2 }], LEASE_MS)).toEqual([id])
-      expect(await storage.lease(1, LEASE_MS)).toMatchObject([{ id, attempt: 2 }])
+      expect(await takeDue(storage, 1, LEASE_MS)).toMatchObject([{ id, attempt: 2 }])
     })
 
     test.each(
@@ -45,13 +45,13 @@ export function extendingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       const { storage } = place.outbox
       const { id } = await leased(place)
       await sleep(50)
-      expect(await storage.lease(1, 100)).toEqual([])
+      expect(await takeDue(storage, 1, 100)).toEqual([])
       await place.expireLeases()
-      const [again] = await storage.lease(1, 100)
+      const [again] = await takeDue(storage, 1, 100)
       expect(again).toMatchObject({ id, attempt: 2 })
       expect(await storage.extend([{ id, attempt: 2 }], LEASE_MS)).toEqual([])
       await sleep(200)
-      expect(await storage.lease(1, LEASE_MS)).toEqual([])
+      expect(await takeDue(storage, 1, LEASE_MS)).toEqual([])
     })
   })
 }

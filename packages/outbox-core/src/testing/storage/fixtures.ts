@@ -1,7 +1,7 @@
 import { expect } from 'vitest'
 import type { Lease, NewEvent, Outcome, PayloadRecord, Settlement } from '../../storage.ts'
 import type { Place, RawEvent } from '../backend.ts'
-import { appending, newEvent, settling, text } from '../harness.ts'
+import { appending, newEvent, settling, takeDue, text } from '../harness.ts'
 
 export const LEASE_MS = 60_000
 export const FAR = { inMs: 3_600_000 } as const
@@ -10,8 +10,11 @@ export type State = RawEvent['state']
 export type SettlementKind = 'complete' | 'keep' | 'retry' | 'bury' | 'discard' | 'revive'
 
 /** A settlement that leaves nothing due, except by reviving. */
-export function settlement(kind: SettlementKind, { id, attempt }: Lease): Settlement {
-  const lease = { id, attempt }
+export function settlement(
+  kind: SettlementKind,
+  { id, attempt, key = null }: Lease & { readonly key?: string | null },
+): Settlement {
+  const lease = { id, attempt, key }
   switch (kind) {
     case 'complete':
       return { kind, ...lease, keepMs: 0 }
@@ -39,7 +42,7 @@ export async function leased<Tx, O>(place: Place<Tx, O>, changes: Partial<NewEve
   const { storage } = place.outbox
   const event = newEvent(changes)
   await storage.write([appending(event)])
-  const taken = await storage.lease(1, LEASE_MS)
+  const taken = await takeDue(storage, 1, LEASE_MS)
   expect(taken.map(({ id }) => id)).toEqual([event.id])
   return { id: event.id, attempt: taken[0]?.attempt ?? 0 }
 }
@@ -48,7 +51,7 @@ export async function leased<Tx, O>(place: Place<Tx, O>, changes: Partial<NewEve
 export async function leasedTwice<Tx, O>(place: Place<Tx, O>): Promise<{ older: Lease; newer: Lease }> {
   const older = await leased(place)
   await place.expireLeases()
-  const [newer = older] = await place.outbox.storage.lease(1, LEASE_MS)
+  const [newer = older] = await takeDue(place.outbox.storage, 1, LEASE_MS)
   expect(newer).toMatchObject({ id: older.id, attempt: older.attempt + 1 })
   return { older, newer }
 }
@@ -60,7 +63,9 @@ export async function inState<Tx, O>(
   changes: Partial<NewEvent> = {},
 ): Promise<Lease> {
   const lease = await leased(place, changes)
-  const kind = ({ waiting: 'retry', done: 'keep', dead: 'bury', leased: undefined } as const)[state]
+  const kind = (
+    { waiting: 'retry', done: 'keep', dead: 'bury', leased: undefined, blocked: undefined } as const
+  )[state]
   if (kind) {
     const results = await place.outbox.storage.write([settling(settlement(kind, lease))])
     expect(results).toEqual([{ status: 'applied' }])

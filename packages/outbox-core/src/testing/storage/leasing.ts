@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { appending, newEvent, type PlaceTest, sleep, until } from '../harness.ts'
+import { appending, newEvent, type PlaceTest, sleep, takeDue, until } from '../harness.ts'
 import { LEASE_MS, leased } from './fixtures.ts'
 
 /** What a lease hands out: what is due, oldest first, to one worker at a time. */
@@ -8,11 +8,11 @@ export function leasingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
     test('says when it was, on the clock that events are created by', async (place) => {
       const { storage } = place.outbox
       await storage.write([appending(newEvent())])
-      const [first] = await storage.lease(1, 1)
+      const [first] = await takeDue(storage, 1, 1)
       expect(first?.leasedAt).toBeGreaterThanOrEqual(first?.createdAt ?? Number.POSITIVE_INFINITY)
       expect((first?.leasedAt ?? 0) - (first?.createdAt ?? 0)).toBeLessThan(60_000)
       await sleep(30)
-      const [second] = await storage.lease(1, LEASE_MS)
+      const [second] = await takeDue(storage, 1, LEASE_MS)
       expect(second).toMatchObject({ id: first?.id, createdAt: first?.createdAt })
       expect((second?.leasedAt ?? 0) - (first?.leasedAt ?? 0)).toBeGreaterThanOrEqual(25)
     })
@@ -22,11 +22,11 @@ export function leasingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
     }) => {
       const ids = ['a', 'b', 'c', 'd', 'e']
       for (const id of ids) await storage.write([appending(newEvent({ id }))])
-      const first = await storage.lease(2, LEASE_MS)
-      const rest = await storage.lease(10, LEASE_MS)
+      const first = await takeDue(storage, 2, LEASE_MS)
+      const rest = await takeDue(storage, 10, LEASE_MS)
       expect([...first, ...rest].map(({ id }) => id)).toEqual(ids)
       expect(first).toHaveLength(2)
-      expect(await storage.lease(10, LEASE_MS)).toEqual([])
+      expect(await takeDue(storage, 10, LEASE_MS)).toEqual([])
     })
 
     test('takes events by the time they are due, not by the time they were stored', async ({
@@ -35,7 +35,7 @@ export function leasingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       const now = Date.now()
       await storage.write([appending(newEvent({ id: 'late', due: { at: now - 1_000 } }))])
       await storage.write([appending(newEvent({ id: 'early', due: { at: now - 5_000 } }))])
-      expect((await storage.lease(2, LEASE_MS)).map(({ id }) => id)).toEqual(['early', 'late'])
+      expect((await takeDue(storage, 2, LEASE_MS)).map(({ id }) => id)).toEqual(['early', 'late'])
     })
 
     test('leaves alone what is not due yet, and takes it when it is', async ({ outbox: { storage } }) => {
@@ -44,10 +44,10 @@ export function leasingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
         appending(newEvent({ id: 'hour', due: { inMs: 3_600_000 } })),
         appending(newEvent({ id: 'soon', due: { inMs: 600 } })),
       ])
-      expect(await storage.lease(10, LEASE_MS)).toEqual([])
+      expect(await takeDue(storage, 10, LEASE_MS)).toEqual([])
       const taken: string[] = []
       await until(async () => {
-        taken.push(...(await storage.lease(10, LEASE_MS)).map(({ id }) => id))
+        taken.push(...(await takeDue(storage, 10, LEASE_MS)).map(({ id }) => id))
         return taken.length > 0
       })
       expect(taken).toEqual(['soon'])
@@ -57,10 +57,10 @@ export function leasingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       const { storage } = place.outbox
       const { id } = await leased(place, { headers: { tenant: 'a' } })
       await place.expireLeases()
-      const [second] = await storage.lease(1, LEASE_MS)
+      const [second] = await takeDue(storage, 1, LEASE_MS)
       Object.assign(second?.headers ?? {}, { tenant: 'b', added: 'c' })
       await place.expireLeases()
-      const [third] = await storage.lease(1, LEASE_MS)
+      const [third] = await takeDue(storage, 1, LEASE_MS)
       expect(third).toMatchObject({ id, attempt: 3, uncounted: 0, createdAt: second?.createdAt })
       expect(third?.headers).toEqual({ tenant: 'a' })
     })
@@ -68,11 +68,11 @@ export function leasingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
     test('a short lease runs out by the database’s own clock', async ({ outbox: { storage } }) => {
       await storage.write([appending(newEvent({ id: 'a' }))])
       const begun = performance.now()
-      await storage.lease(1, 500)
-      const early = await storage.lease(1, 500)
+      await takeDue(storage, 1, 500)
+      const early = await takeDue(storage, 1, 500)
       // On a busy machine it may have run out by then.
       if (performance.now() - begun < 500) expect(early).toEqual([])
-      await until(async () => (await storage.lease(1, LEASE_MS)).length === 1)
+      await until(async () => (await takeDue(storage, 1, LEASE_MS)).length === 1)
     })
 
     if (!test.traits.singleClient) {
@@ -85,7 +85,8 @@ export function leasingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
         const taken: string[] = []
         await Promise.all(
           workers.map(async ({ storage }) => {
-            while (taken.length < total) taken.push(...(await storage.lease(7, LEASE_MS)).map(({ id }) => id))
+            while (taken.length < total)
+              taken.push(...(await takeDue(storage, 7, LEASE_MS)).map(({ id }) => id))
           }),
         )
         expect(taken).toHaveLength(total)

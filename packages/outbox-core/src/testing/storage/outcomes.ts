@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { appending, newEvent, type PlaceTest, payload, settling } from '../harness.ts'
+import { appending, newEvent, type PlaceTest, payload, settling, takeDue } from '../harness.ts'
 import {
   eventIds,
   FAR,
@@ -39,11 +39,11 @@ export function outcomeContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(await rawEvent(place, next.id)).toMatchObject({ state: 'leased', attempt: 1 })
       expect(await rawEvent(place, other.id)).toMatchObject({ state: 'waiting', attempt: 0 })
       expect(await storage.stats()).toMatchObject({ due: 0, leased: 1 })
-      expect(await storage.lease(10, LEASE_MS)).toEqual([])
+      expect(await takeDue(storage, 10, LEASE_MS)).toEqual([])
       const held = { id: next.id, attempt: 1 }
       expect(await storage.extend([held], LEASE_MS)).toEqual([])
       await place.expireLeases()
-      expect(await storage.lease(10, LEASE_MS)).toMatchObject([{ ...held, attempt: 2, body: next.body }])
+      expect(await takeDue(storage, 10, LEASE_MS)).toMatchObject([{ ...held, attempt: 2, body: next.body }])
       expect(await storage.write([settling(settlement('complete', held))])).toEqual([{ status: 'lost' }])
     })
 
@@ -95,7 +95,7 @@ export function outcomeContract<Tx, O>(test: PlaceTest<Tx, O>): void {
     test('of a large batch, of every kind, each get their own result', async (place) => {
       const { storage } = place.outbox
       await storage.write(Array.from({ length: 40 }, () => appending(newEvent())))
-      const leases = await storage.lease(40, LEASE_MS)
+      const leases = await takeDue(storage, 40, LEASE_MS)
       expect(leases).toHaveLength(40)
       const results = await storage.write(
         leases.map(({ id, attempt }, index) => {
@@ -126,7 +126,7 @@ export function outcomeContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       })
       expect(await storage.write([outcome])).toEqual([{ status: 'applied' }])
       // The next step has run by now.
-      expect(await storage.lease(1, LEASE_MS)).toMatchObject([{ id: 'next', attempt: 1 }])
+      expect(await takeDue(storage, 1, LEASE_MS)).toMatchObject([{ id: 'next', attempt: 1 }])
       await storage.write([
         settling(settlement('complete', { id: 'next', attempt: 1 }), {
           put: [payload('next-claim', 'y')],

@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { appending, newEvent, type PlaceTest, payload, settling, sleep, text } from '../harness.ts'
+import { appending, newEvent, type PlaceTest, payload, settling, sleep, takeDue, text } from '../harness.ts'
 import { inState, LEASE_MS, leased, payloadTexts, putting, settlement } from './fixtures.ts'
 
 /** What is finished goes, in bounded batches; what is not stays. */
@@ -8,7 +8,7 @@ export function purgeContract<Tx, O>(test: PlaceTest<Tx, O>): void {
     test('takes finished events past their retention, in bounded batches', async (place) => {
       const { storage } = place.outbox
       await storage.write(Array.from({ length: 12 }, () => appending(newEvent())))
-      const leased = await storage.lease(12, LEASE_MS)
+      const leased = await takeDue(storage, 12, LEASE_MS)
       await storage.write(
         leased.map(({ id, attempt }, index) =>
           settling({ kind: 'complete', id, attempt, keepMs: index < 10 ? 1 : 3_600_000 }),
@@ -89,7 +89,7 @@ export function purgeContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       await leased(place, event)
       await storage.write([settling({ kind: 'complete', id: event.id, attempt: 1, keepMs: 1 })])
       await sleep(20)
-      expect(await storage.lease(10, LEASE_MS)).toEqual([])
+      expect(await takeDue(storage, 10, LEASE_MS)).toEqual([])
       expect((await storage.purge(10)).events).toBe(1)
       expect(await storage.write([appending({ ...event, fingerprint: 'second' })])).toEqual([
         { status: 'applied' },

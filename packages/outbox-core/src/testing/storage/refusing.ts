@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { appending, newEvent, type PlaceTest, settling } from '../harness.ts'
+import { appending, newEvent, type PlaceTest, settling, takeDue } from '../harness.ts'
 import { FAR, LEASE_MS, leased, rawEvent, settlement } from './fixtures.ts'
 
 // Outside what any of the databases takes for a time or a number of its own.
@@ -19,7 +19,7 @@ export function refusingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       if (thrown !== undefined) expect(thrown).toMatchObject({ code: 'OUTBOX_STORAGE', blame: 'event' })
       const event = await rawEvent(place, lease.id)
       expect(event).toMatchObject({ state: thrown === undefined ? 'waiting' : 'leased' })
-      if (thrown === undefined && !(delayMs > 0)) expect(await storage.lease(1, LEASE_MS)).toHaveLength(1)
+      if (thrown === undefined && !(delayMs > 0)) expect(await takeDue(storage, 1, LEASE_MS)).toHaveLength(1)
       // Whatever happened, it is not lost: it can still be settled, or taken again.
       if (thrown !== undefined) {
         expect(await storage.write([settling(settlement('bury', lease))])).toEqual([{ status: 'applied' }])
@@ -35,7 +35,7 @@ export function refusingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       )
       if (thrown !== undefined) expect(thrown).toMatchObject({ code: 'OUTBOX_STORAGE', blame: 'event' })
       expect((await rawEvent(place, event.id)) === undefined).toBe(thrown !== undefined)
-      if (thrown === undefined && !(inMs > 0)) expect(await storage.lease(1, LEASE_MS)).toHaveLength(1)
+      if (thrown === undefined && !(inMs > 0)) expect(await takeDue(storage, 1, LEASE_MS)).toHaveLength(1)
       expect(await storage.write([appending(newEvent({ due: FAR }))])).toEqual([{ status: 'applied' }])
     })
 

@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { newEvent, type PlaceTest, payload, settling } from '../harness.ts'
+import { newEvent, type PlaceTest, payload, settling, takeDue } from '../harness.ts'
 import {
   eventIds,
   FAR,
@@ -86,7 +86,7 @@ export function settlingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
             const appended = (await eventIds(place)).filter((id) => id.endsWith(`-of-${older.id}`))
             expect(appended).toEqual([`newer-of-${older.id}`])
             // What is revived is due at once.
-            const [revived] = await storage.lease(1, LEASE_MS)
+            const [revived] = await takeDue(storage, 1, LEASE_MS)
             if (revived) await storage.write([settling(settlement('complete', revived))])
           }
         }
@@ -107,7 +107,7 @@ export function settlingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       const old = await inState(place, 'dead')
       await storage.write([settling(settlement('revive', old))])
       expect(await storage.write([settling(settlement('complete', old))])).toEqual([{ status: 'lost' }])
-      const [fresh = old] = await storage.lease(1, LEASE_MS)
+      const [fresh = old] = await takeDue(storage, 1, LEASE_MS)
       expect(fresh).toMatchObject({ id: old.id, attempt: 2 })
       expect(await storage.write([settling(settlement('complete', old))])).toEqual([{ status: 'lost' }])
       expect(await storage.write([settling(settlement('complete', fresh))])).toEqual([{ status: 'applied' }])

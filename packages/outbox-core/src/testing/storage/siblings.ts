@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest'
-import { appending, newEvent, type PlaceTest, payload, settling, text } from '../harness.ts'
+import { appending, newEvent, type PlaceTest, payload, settling, takeDue, text } from '../harness.ts'
 import { eventIds, FAR, LEASE_MS, leased, payloadTexts, putting, settlement } from './fixtures.ts'
 
 /** Several clients on one place. */
@@ -43,7 +43,7 @@ export function siblingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
     test('settle what another leased; one that closes leaves the others working', async (place) => {
       const sibling = await place.sibling()
       const lease = await leased(place)
-      expect(await sibling.storage.lease(10, LEASE_MS)).toEqual([])
+      expect(await takeDue(sibling.storage, 10, LEASE_MS)).toEqual([])
       expect(await sibling.storage.extend([lease], LEASE_MS)).toEqual([])
       expect(await sibling.storage.write([settling(settlement('bury', lease))])).toEqual([
         { status: 'applied' },

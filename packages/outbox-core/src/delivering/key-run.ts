@@ -1,0 +1,98 @@
+import type { Clock } from '../clock.ts'
+import type { Logger } from '../logger.ts'
+import type { LeasedEvent, Outcome, StoredEvent } from '../storage.ts'
+import { Attempt } from './attempt.ts'
+import type { Handling } from './handling.ts'
+
+// Others may have nothing to do meanwhile, and a process that dies has done all of it for nothing.
+const LONGEST_MS = 200
+
+/** What came of an event and of those behind it in its key. */
+export interface Ran {
+  /** Completes as many of them as succeeded, all or none. */
+  readonly outcome: Outcome
+  /** Those behind it that are completed with it. */
+  readonly also: readonly Attempt[]
+  /** The one behind those that failed: settled apart, once it is leased by the other outcome. */
+  readonly failed?: { readonly attempt: Attempt; readonly outcome: Outcome }
+}
+
+interface Parts {
+  readonly handling: Handling
+  readonly clock: Clock
+  readonly logger: Logger
+  readonly settings: { readonly leaseMs: number; readonly retentionMs: number }
+  /** Whether nothing more is to be begun. */
+  readonly stopping: () => boolean
+}
+
+/**
+ * Handles what waits behind an event in its key, one after the other and each only if the one before has succeeded, under
+ * the lease of the first: a key with much to do then costs no round trip for each of its events.
+ */
+export class KeyRun {
+  readonly #parts: Parts
+
+  constructor(parts: Parts) {
+    this.#parts = parts
+  }
+
+  /** @param outcome of the first event. Never rejects. */
+  async after(first: Attempt, outcome: Outcome): Promise<Ran> {
+    const { clock, stopping } = this.#parts
+    const until = clock.elapsed() + LONGEST_MS
+    const also: Attempt[] = []
+    let merged = outcome
+    for (const event of behind(first)) {
+      if (!isFree(merged) || first.abortReason || stopping() || clock.elapsed() >= until) break
+      const attempt = this.#attempt(event, first)
+      const next = await this.#parts.handling.outcome(attempt)
+      if (next.settle?.kind !== 'complete' || !isFree(next)) return this.#stopped(merged, also, attempt, next)
+      also.push(attempt)
+      merged = together(merged, next)
+    }
+    return { outcome: merged, also }
+  }
+
+  #stopped(merged: Outcome, also: readonly Attempt[], attempt: Attempt, outcome: Outcome): Ran {
+    const { settle } = merged
+    if (settle?.kind !== 'complete' || attempt.abortReason) return { outcome: merged, also }
+    const take = { id: attempt.id, leaseMs: this.#parts.settings.leaseMs }
+    return {
+      outcome: { ...merged, settle: { ...settle, take } },
+      also,
+      failed: { attempt, outcome },
+    }
+  }
+
+  #attempt(event: StoredEvent, first: Attempt): Attempt {
+    const { clock, logger, settings } = this.#parts
+    const now = clock.elapsed()
+    const leased: LeasedEvent = { ...event, attempt: event.attempt + 1, leasedAt: first.databaseNow(now) }
+    const attempt = new Attempt(leased, logger, now, settings.retentionMs)
+    first.whenAborted((reason, options) => attempt.abort(reason, options))
+    return attempt
+  }
+}
+
+/** Only the first attempt: what kills its process is not to be hidden behind others. */
+function behind({ leased, number }: Attempt): readonly StoredEvent[] {
+  return number === 1 ? (leased.behind ?? []) : []
+}
+
+/** Whether nothing takes the place of the event. */
+function isFree({ settle, append }: Outcome): boolean {
+  return settle?.kind === 'complete' && append.every(({ inPlace }) => !inPlace)
+}
+
+function together(first: Outcome, next: Outcome): Outcome {
+  const { settle } = first
+  if (settle?.kind !== 'complete' || !next.settle) return first
+  return {
+    ...first,
+    settle: { ...settle, also: [...(settle.also ?? []), next.settle.id] },
+    append: [...first.append, ...next.append],
+    put: [...first.put, ...next.put],
+    remove: [...first.remove, ...next.remove],
+  }
+}

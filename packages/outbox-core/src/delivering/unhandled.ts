@@ -1,0 +1,95 @@
+import type { OutboxCore } from '../emitting/outbox-core.ts'
+import type { Waiting } from '../storage.ts'
+import type { DispatcherSettings } from './bus-options.ts'
+import { answeredWithin } from './deadline.ts'
+import { LEAST_ACQUAINTANCE_MS } from './patience.ts'
+import type { Registrations } from './registrations.ts'
+
+// A worker that has just been stopped, or is about to come, is no reason to say anything.
+const NOTICED_AFTER_MS = 10_000
+
+const MOST_KNOWN = 1000
+
+type Settings = Pick<DispatcherSettings, 'deferForMs' | 'hardDeadlineMs' | 'minPollMs'>
+
+/**
+ * Looks after events that wait for a handler which no worker seems to have: says so once for each address, and has them
+ * buried when they have waited for too long, and this process has known of them for some minutes.
+ */
+export class Unhandled {
+  readonly #core: OutboxCore
+  readonly #registrations: Registrations
+  readonly #settings: Settings
+  readonly #bury: (address: string) => Promise<void>
+  /** Since when this process has known of an address, by the clock's `elapsed`. */
+  readonly #known = new Map<string, number>()
+  #running = false
+  #cancel: (() => void) | undefined
+  #looking: Promise<void> = Promise.resolve()
+
+  /** @param bury takes what waits at an address and has it handled as what nobody handles */
+  constructor(
+    core: OutboxCore,
+    registrations: Registrations,
+    settings: Settings,
+    bury: (address: string) => Promise<void>,
+  ) {
+    this.#core = core
+    this.#registrations = registrations
+    this.#settings = settings
+    this.#bury = bury
+  }
+
+  start(): void {
+    this.#running = true
+    const { deferForMs, minPollMs } = this.#settings
+    const pause = Math.max(minPollMs, Math.min(NOTICED_AFTER_MS, deferForMs / 2))
+    this.#cancel = this.#core.clock.after(pause, () => {
+      this.#looking = this.#look().then(() => {
+        if (this.#running) this.start()
+      })
+    })
+  }
+
+  async stop(): Promise<void> {
+    this.#running = false
+    this.#cancel?.()
+    await this.#looking
+  }
+
+  async #look(): Promise<void> {
+    const { clock, storage } = this.#core
+    try {
+      const waiting = await answeredWithin(clock, this.#settings.hardDeadlineMs, () => storage.waiting())
+      const unhandled = waiting.filter((one) => this.#isUnhandled(one))
+      const addresses = new Set(unhandled.map(({ address }) => address))
+      for (const address of this.#known.keys()) if (!addresses.has(address)) this.#known.delete(address)
+      for (const one of unhandled) await this.#lookAfter(one)
+    } catch {
+      // Whatever is wrong with the database is told by those who need it more often.
+    }
+  }
+
+  #isUnhandled({ address, oldestDueMs }: Waiting): boolean {
+    const { deferForMs } = this.#settings
+    return oldestDueMs >= Math.min(NOTICED_AFTER_MS, deferForMs) && !this.#registrations.has(address)
+  }
+
+  async #lookAfter({ address, oldestDueMs }: Waiting): Promise<void> {
+    const now = this.#core.clock.elapsed()
+    const since = this.#known.get(address) ?? now
+    if (!this.#known.has(address) && this.#known.size < MOST_KNOWN) this.#notice(address, oldestDueMs)
+    const { deferForMs } = this.#settings
+    const acquainted = now - since >= Math.min(deferForMs, LEAST_ACQUAINTANCE_MS)
+    if (oldestDueMs >= deferForMs && acquainted) await this.#bury(address)
+  }
+
+  #notice(address: string, oldestDueMs: number): void {
+    this.#known.set(address, this.#core.clock.elapsed())
+    const { deferForMs } = this.#settings
+    this.#core.logger.warn(
+      { address, oldestDueMs, deferForMs },
+      'events wait for a handler, and no worker takes them: dead letters once they have waited for deferFor',
+    )
+  }
+}

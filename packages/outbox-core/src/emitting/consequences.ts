@@ -1,0 +1,55 @@
+import { changeBy } from '../settlement.ts'
+import type { Outcome, OutcomeResult, Settlement } from '../storage.ts'
+import { dueInMs, isDueAtOnce } from './event.ts'
+
+/** How soon there is something for a worker to take, in what was written; undefined for nothing. */
+export function soonestDueMs(
+  outcomes: readonly Outcome[],
+  results: readonly OutcomeResult[],
+  now: number,
+): number | undefined {
+  let soonest = Number.POSITIVE_INFINITY
+  for (const [index, { settle, append }] of outcomes.entries()) {
+    if (results[index]?.status !== 'applied') continue
+    for (const { due, leased } of append) if (!leased) soonest = Math.min(soonest, dueInMs(due, now))
+    if (settle?.kind === 'retry' && !isDeferred(settle)) soonest = Math.min(soonest, settle.delayMs)
+    if (settle?.kind === 'revive' || (settle && letsNextGoOn(settle))) soonest = Math.min(soonest, 0)
+  }
+  return soonest === Number.POSITIVE_INFINITY ? undefined : soonest
+}
+
+// Whoever deferred an event can't handle it for now: awake at that very moment, it would always be the first to take it.
+function isDeferred(settle: Extract<Settlement, { kind: 'retry' }>): boolean {
+  return !settle.counted && settle.delayMs > 0
+}
+
+/** Whether another event of its key may be taken, which may be for others. */
+function letsNextGoOn(settle: Settlement): boolean {
+  return typeof settle.key === 'string' && changeBy(settle).yields
+}
+
+/** Whether what was written may be for workers of other processes. */
+export function isForOthers(outcome: Outcome): boolean {
+  return isEmitted(outcome) || (outcome.settle !== undefined && letsNextGoOn(outcome.settle))
+}
+
+/** Keys in which another event may wait that a settlement could not see. */
+export function unsureKeys(outcomes: readonly Outcome[], results: readonly OutcomeResult[]): string[] {
+  return outcomes.flatMap(({ settle }, index) => {
+    const result = results[index]
+    const isUnsure = result?.status === 'applied' && result.unsure === true
+    return isUnsure && typeof settle?.key === 'string' ? [settle.key] : []
+  })
+}
+
+// What a worker appends it most likely takes itself: only what comes from outside is worth a push to others.
+export function isEmitted({ settle, append }: Outcome): boolean {
+  return !settle && append.some(isDueAtOnce)
+}
+
+/** Keys at the end of which something was or is to be appended. */
+export function keysEntered(outcomes: readonly Outcome[]): string[] {
+  return outcomes.flatMap(({ append }) =>
+    append.flatMap(({ key, inPlace }) => (key === null || inPlace ? [] : [key])),
+  )
+}
