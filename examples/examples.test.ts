@@ -87,6 +87,29 @@ describe('first', () => {
   })
 })
 
+describe('services', () => {
+  test('each takes what it can handle, and what has a key in its order', async () => {
+    const { output, code } = await run('services')
+    expect(code, output).toBe(0)
+    const lines = output.trim().split('\n')
+    expect(lines.toSorted()).toEqual(
+      [
+        'left: 0',
+        'shop: audit of order-1',
+        'shop: charging 4200 cents',
+        'shop: mail about order-1',
+        'shop: order-1 completed',
+        'warehouse: order-1 is packed now',
+        'warehouse: order-1 is placed now',
+        'warehouse: order-1 is sent now',
+        'warehouse: reserving chai',
+      ].toSorted(),
+    )
+    const changes = lines.filter((line) => line.startsWith('warehouse: order-1 is'))
+    expect(changes.map((line) => line.split(' ')[3])).toEqual(['placed', 'packed', 'sent'])
+  })
+})
+
 // Each of these is up to four order books of some seconds, more where the machine is busy.
 describe('northwind', { timeout: 300_000 }, () => {
   test('runs the whole order book and reconciles', async () => {
