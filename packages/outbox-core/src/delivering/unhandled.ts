@@ -12,17 +12,25 @@ const MOST_KNOWN = 1000
 
 type Settings = Pick<DispatcherSettings, 'deferForMs' | 'hardDeadlineMs' | 'minPollMs'>
 
+/** What this process knows of an address that it does not handle. */
+interface Known {
+  /** Since when nobody has been seen to take anything there, by the clock's `elapsed`. */
+  readonly since: number
+  /** When the oldest event there became due, by the same clock; undefined once this process has taken some itself. */
+  readonly oldestAt: number | undefined
+  readonly isTold: boolean
+}
+
 /**
- * Looks after events that wait for a handler which no worker seems to have: says so once for each address, and has them
- * buried when they have waited for too long, and this process has known of them for some minutes.
+ * Looks after events that wait for a handler which no worker has: says so once for each address, and has them buried when
+ * they have waited for too long, and nobody has taken any for some minutes. What somebody takes, however slowly, is his.
  */
 export class Unhandled {
   readonly #core: OutboxCore
   readonly #registrations: Registrations
   readonly #settings: Settings
   readonly #bury: (address: string) => Promise<void>
-  /** Since when this process has known of an address, by the clock's `elapsed`. */
-  readonly #known = new Map<string, number>()
+  readonly #known = new Map<string, Known>()
   #running = false
   #cancel: (() => void) | undefined
   #looking: Promise<void> = Promise.resolve()
@@ -77,19 +85,37 @@ export class Unhandled {
 
   async #lookAfter({ address, oldestDueMs }: Waiting): Promise<void> {
     const now = this.#core.clock.elapsed()
-    const since = this.#known.get(address) ?? now
-    if (!this.#known.has(address) && this.#known.size < MOST_KNOWN) this.#notice(address, oldestDueMs)
+    const oldestAt = now - oldestDueMs
+    const known = this.#known.get(address)
+    if (!known || isTakenFrom(known, oldestAt)) {
+      this.#know(address, { since: now, oldestAt, isTold: known?.isTold ?? false })
+      return
+    }
+    if (!known.isTold) this.#tell(address, oldestDueMs)
+    this.#know(address, { ...known, oldestAt, isTold: true })
     const { deferForMs } = this.#settings
-    const acquainted = now - since >= Math.min(deferForMs, LEAST_ACQUAINTANCE_MS)
-    if (oldestDueMs >= deferForMs && acquainted) await this.#bury(address)
+    if (oldestDueMs < deferForMs || now - known.since < Math.min(deferForMs, LEAST_ACQUAINTANCE_MS)) return
+    await this.#bury(address)
+    this.#know(address, { ...known, oldestAt: undefined, isTold: true })
   }
 
-  #notice(address: string, oldestDueMs: number): void {
-    this.#known.set(address, this.#core.clock.elapsed())
+  #know(address: string, known: Known): void {
+    if (this.#known.has(address) || this.#known.size < MOST_KNOWN) this.#known.set(address, known)
+  }
+
+  #tell(address: string, oldestDueMs: number): void {
     const { deferForMs } = this.#settings
     this.#core.logger.warn(
       { address, oldestDueMs, deferForMs },
       'events wait for a handler, and no worker takes them: dead letters once they have waited for deferFor',
     )
   }
+}
+
+// The database's clock and this process's go a little differently.
+const TOLERANCE_MS = 50
+
+/** Whether somebody has taken the oldest event that was there. */
+function isTakenFrom({ oldestAt }: Known, now: number): boolean {
+  return oldestAt !== undefined && now > oldestAt + TOLERANCE_MS
 }

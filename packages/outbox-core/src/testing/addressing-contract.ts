@@ -62,6 +62,21 @@ export function addressingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       expect(told).toMatchObject([{ level: 'warn', fields: { address: 'nobody' } }])
     })
 
+    test('what others take slowly is theirs, however long it waits', async (place) => {
+      const slow = busOn(place, { concurrency: 1, batchSize: 1 })
+      const beside = busOn(place, { deferFor: 150 })
+      const taken: unknown[] = []
+      slow.on('slow', async ({ payload }) => {
+        await sleep(60)
+        taken.push(payload)
+      })
+      await slow.emitMany(Array.from({ length: 15 }, (_, payload) => ({ type: 'slow', payload })).map(spread))
+      await Promise.all([beside.start(), slow.start()])
+      await until(() => taken.length === 15)
+      await Promise.all([beside.stop(), slow.stop()])
+      expect(await place.outbox.stats()).toMatchObject({ dead: 0 })
+    })
+
     test('a handler of several types, and one of all that have none', async (place) => {
       const bus = busOn(place)
       const seen: string[] = []
@@ -197,6 +212,11 @@ export function addressingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       ])
     })
   })
+}
+
+/** Due one after the other, as in a backlog. */
+function spread<Event extends object>(event: Event, index: number): Event & { deliverAt: Date } {
+  return { ...event, deliverAt: new Date(Date.now() - 60_000 + 1_000 * index) }
 }
 
 function busOn<Tx, O>({ outbox }: Place<Tx, O>, options: BusOptions = {}): OutboxEventBus {
