@@ -22,7 +22,7 @@ async function assertPlayed(script: Script, ground: Ground): Promise<number> {
 }
 
 const AMOUNTS = [
-  ['in memory', LONG ? 6 : 4, inMemory],
+  ['in memory', LONG ? 6 : 3, inMemory],
   ['sqlite', LONG ? 4 : 2, inSqlite],
 ] as const
 

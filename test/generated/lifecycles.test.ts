@@ -3,10 +3,10 @@ import type {} from '../faults/scenario.ts'
 import { Lifecycle, MOVES, type Move } from './lifecycle.ts'
 
 const LONG = process.env['FAULTS'] === 'long'
-const DEPTH = Number(process.env['DEPTH'] ?? (LONG ? 6 : 5))
+const DEPTH = Number(process.env['DEPTH'] ?? (LONG ? 6 : 4))
 
 /** Longer courses are about one event at a time. */
-const SEVERAL_EVENTS = LONG ? 5 : 4
+const SEVERAL_EVENTS = LONG ? 5 : 3
 
 /** Every course of so many moves that differs from the others in what it can come to. */
 function* courses(length: number, before: readonly Move[] = []): Generator<readonly Move[]> {

@@ -29,7 +29,7 @@ const SCRIPTS: Readonly<Record<string, Script>> = {
   'slip in a store of its own': { ...ALONE, jobs: [], slip: true, ownStore: true },
 }
 
-const RUNS = Number(process.env['RUNS'] ?? (LONG ? 20_000 : 500))
+const RUNS = Number(process.env['RUNS'] ?? (LONG ? 20_000 : 200))
 
 /** Name, random runs, whether runs meet two faults as well. */
 const GROUNDS: readonly (readonly [string, number, boolean, () => Ground | Promise<Ground>])[] = [

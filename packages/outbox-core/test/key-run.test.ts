@@ -68,7 +68,7 @@ test('stop writes down what a run has done so far, and leaves the rest for later
 test('a lease that is lost ends the run, and tells the handler that is running', async () => {
   const { outbox, bus } = await key(10)
   const { storage } = outbox
-  const lost = new OutboxEventBus<Events>(outbox, { lease: 60, heartbeat: 20, poll: { max: 10 } })
+  const lost = new OutboxEventBus<Events>(outbox, { lease: '3s', heartbeat: 100, poll: { max: 10 } })
   const reasons: unknown[] = []
   const handled: number[] = []
   lost.on('work', async ({ payload }, { signal }) => {

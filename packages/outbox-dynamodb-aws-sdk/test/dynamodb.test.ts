@@ -1,7 +1,7 @@
 import { DescribeTimeToLiveCommand, UpdateTimeToLiveCommand } from '@aws-sdk/client-dynamodb'
 import { GetCommand, ScanCommand, type TranslateConfig } from '@aws-sdk/lib-dynamodb'
 import { ForeignTransactionError, OutboxEventBus, TransactionClosedError } from 'outbox-core'
-import { takeDue, until } from 'outbox-core/testing'
+import { sleep, takeDue, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import type { DynamoDBTransaction } from '../src/index.ts'
@@ -163,6 +163,8 @@ describe.skipIf(serverUrl() === undefined)('DynamoDB', () => {
       return { Items: [] }
     })
     await lease(place, 10)
+    // Where nothing was due a moment ago is not asked at once.
+    await sleep(20)
     const leased = await lease(place, 2)
     await storage.write(leased.flatMap((event) => (event.id === 'settled' ? completing(event) : [])))
     answer('QueryCommand', () => stale)
