@@ -46,21 +46,25 @@ export class Leases {
   }
 
   /**
-   * What waits behind leased events in their keys, by key, as far as a worker can handle it. Bounded by as many keys as
-   * one statement looks at, since nobody has to be told.
+   * What waits behind leased events in their keys, by key, as far as a worker can handle it and it is due. Bounded by as
+   * many keys as one statement looks at, since nobody has to be told.
    */
   async behind(
     events: readonly EventDocument[],
-    { behind = 0, addresses }: LeaseRequest,
+    { behind = 0, addresses, leaseMs }: LeaseRequest,
   ): Promise<ReadonlyMap<string | undefined, readonly EventDocument[]>> {
     const keys = events.flatMap(({ key }) => key ?? []).slice(0, MOST_KEYS)
     if (behind < 1 || keys.length === 0) return new Map()
     const asked = new Set(addresses.map(({ address }) => address))
+    // When they were leased, by the database's clock.
+    const now = Math.min(...events.map(({ visible }) => visible.getTime())) - leaseMs
     // Their leases are held already, and would run out unused.
     const found = await this.#keys.behind(keys, behind).catch(() => new Map<string, EventDocument[]>())
     return new Map(
       [...found].map(([key, next]) => {
-        const other = next.findIndex(({ address = '' }) => !asked.has(address))
+        const other = next.findIndex(
+          ({ address = '', visible }) => !asked.has(address) || visible.getTime() > now,
+        )
         return [key, other === -1 ? next : next.slice(0, other)]
       }),
     )

@@ -17,6 +17,9 @@ export async function untilUndisturbed<R>(run: () => Promise<R>): Promise<R> {
   }
 }
 
+// postgres.js may wait for ever for a rollback on a connection that is gone; there is nothing left to roll back then.
+const LONGEST_ROLLBACK_MS = 5_000
+
 type Callback<Tx, R> = (tx: Tx) => Promise<R>
 
 /** One run of a transaction's callback through a client, whose own habits it levels out. */
@@ -28,6 +31,8 @@ export class TransactionAttempt<Tx, R> {
   #working: Promise<void> | undefined
   #failure: { readonly thrown: unknown } | undefined
   #over = false
+  readonly #rollback = Promise.withResolvers<never>()
+  #patience: ReturnType<typeof setTimeout> | undefined
 
   /** @param ended where transactions are noted that must not be used any more */
   constructor(work: Callback<Tx, R>, ended: WeakSet<object>) {
@@ -38,7 +43,7 @@ export class TransactionAttempt<Tx, R> {
   /** @throws what the callback threw, unchanged, else what the client threw, as an error of this library */
   async through(transaction: (callback: Callback<Tx, R>) => Promise<R>): Promise<R> {
     try {
-      return await transaction((tx) => this.#run(tx))
+      return await Promise.race([transaction((tx) => this.#run(tx)), this.#rollback.promise])
     } catch (error) {
       // postgres.js gives up as soon as the connection is lost, while the callback still runs.
       const givenUp = this.#phase === 'working' && !this.#failure
@@ -50,6 +55,7 @@ export class TransactionAttempt<Tx, R> {
       if (this.#failure) throw this.#failure.thrown
       throw this.#phase === 'committing' ? postgresCommitError(error) : postgresError(error)
     } finally {
+      clearTimeout(this.#patience)
       this.#close()
     }
   }
@@ -64,6 +70,7 @@ export class TransactionAttempt<Tx, R> {
       },
       (thrown) => {
         this.#failure = { thrown }
+        this.#patience = setTimeout(() => this.#rollback.reject(thrown), LONGEST_ROLLBACK_MS)
       },
     )
     await this.#working
