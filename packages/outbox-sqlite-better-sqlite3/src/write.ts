@@ -55,7 +55,9 @@ export class Writer {
 
   /** Settles the first event of a key: those in its place come next, or the one behind it. */
   #yield(settle: Settlement, key: string, inPlace: readonly NewEvent[]): OutcomeResult {
-    const [place = null] = this.#statements.column<number | null>('place', settle.id)
+    // Once it has left its key, it does not tell any more.
+    const [place = null] =
+      inPlace.length > 0 ? this.#statements.column<number | null>('place', settle.id) : []
     if (this.#statements.run(...settling(settle)) === 0) return LOST
     for (const [index, event] of inPlace.entries()) this.#appended(event, { place, blocked: index > 0 })
     if (settle.kind === 'complete') this.#completeBehind(settle, key)

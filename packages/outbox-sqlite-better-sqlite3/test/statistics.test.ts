@@ -131,7 +131,12 @@ async function useAll(storage: ReturnType<typeof outboxOn>['storage']): Promise<
   expect(await storage.purge(10)).toEqual({ events: 1, payloads: 1 })
   await storage.write([appending(...['h', 'i', 'j'].map((id) => event(id, { key: 'k' })))])
   await takeDue(storage, 10, 60_000)
-  await settle({ ...lease('h'), key: 'k', kind: 'complete', keepMs: 0 })
+  const inPlace = event('h2', { key: 'k', inPlace: true })
+  await storage.write([
+    { ...appending(inPlace), settle: { ...lease('h'), key: 'k', kind: 'complete', keepMs: 0 } as never },
+  ])
+  await takeDue(storage, 10, 60_000)
+  await settle({ ...lease('h2'), key: 'k', kind: 'complete', keepMs: 0 })
   await takeDue(storage, 10, 60_000)
   await settle({ ...lease('i'), key: 'k', kind: 'bury', error: 'x', skip: true })
   await storage.listDead({ limit: 10 })
