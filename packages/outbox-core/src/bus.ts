@@ -117,20 +117,12 @@ export class OutboxEventBus<Events extends object = Record<string, unknown>, Tx 
       ...{ middleware, schemas, emission: this.#emission, registrations: this.#registrations },
       ...{ retry: this.#retry, settings: this.#settings, clock: core.clock, logger: core.logger },
     })
-    this.#handlers = new Handlers({
-      ...{ registrations: this.#registrations, settings: this.#settings, retry: this.#retry },
-    })
+    const registrations = this.#registrations
+    this.#handlers = new Handlers({ registrations, settings: this.#settings, retry: this.#retry })
     this.#waiters = new Waiters(core.clock)
     const completed = (attempt: Attempt): void => this.#completed(attempt)
     this.#worker = new Worker(
-      () =>
-        new Dispatcher({
-          core,
-          settings: this.#settings,
-          handling,
-          registrations: this.#registrations,
-          completed,
-        }),
+      () => new Dispatcher({ core, settings: this.#settings, handling, registrations, completed }),
       handling,
     )
   }

@@ -156,3 +156,17 @@ test('settles large outcomes in several writes', async () => {
   expect(puts.reduce((sum, count) => sum + count, 0)).toBeGreaterThanOrEqual(10)
   expect(Math.max(...puts)).toBeLessThanOrEqual(3)
 })
+
+test('a worker that asks what there is goes on when that is not answered', async () => {
+  const outbox = new InMemoryOutbox({ logger: false })
+  const { waiting } = outbox.storage
+  let unanswered = 2
+  outbox.storage.waiting = () => (unanswered-- > 0 ? new Promise(() => {}) : waiting.call(outbox.storage))
+  const bus = new OutboxEventBus(outbox, { lease: 300, poll: { max: 10 } })
+  let handled = 0
+  bus.on('*', () => void handled++)
+  await bus.emit('test', 1)
+  await bus.start()
+  await until(() => handled === 1)
+  await bus.stop()
+})

@@ -12,7 +12,7 @@ function sharesOf(count: number, more: Partial<Registration> = {}) {
   const registrations = new Registrations()
   const registration = { retry: retryPolicy(undefined), timeoutMs: 1, handle: () => {}, ...more }
   for (let n = 0; n < count; n++) registrations.add(`type-${n}`, registration)
-  const shares = new Shares(registrations, { waiting: async () => [] })
+  const shares = new Shares(registrations)
   const of = async (limit = LIMIT): Promise<Asked> => shares.of(limit)
   return { shares, registrations, registration, of }
 }
@@ -78,7 +78,7 @@ describe('shares of a lease', () => {
       address,
       oldestDueMs: 0,
     }))
-    const shares = new Shares(registrations, { waiting: async () => waiting })
-    expect((await shares.of(LIMIT)).map(({ address }) => address)).toEqual(['type-0', 'other'])
+    const shares = new Shares(registrations)
+    expect(shares.of(LIMIT, waiting).map(({ address }) => address)).toEqual(['type-0', 'other'])
   })
 })

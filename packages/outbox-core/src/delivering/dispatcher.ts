@@ -9,7 +9,6 @@ import { StoppingError, UnansweredError } from './attempt-errors.ts'
 import { BatchSize } from './batch-size.ts'
 import type { DispatcherSettings } from './bus-options.ts'
 import { leasedBy, leasingOn } from './continuing.ts'
-import { answeredWithin } from './deadline.ts'
 import type { Handling } from './handling.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { Held } from './held.ts'
@@ -38,7 +37,6 @@ export class Dispatcher {
   readonly #logger: Logger
   readonly #settings: DispatcherSettings
   readonly #handling: Handling
-  readonly #registrations: Registrations
   readonly #settler: Settler
   readonly #heartbeat: Heartbeat
   readonly #purger: Purger
@@ -70,7 +68,6 @@ export class Dispatcher {
     this.#logger = core.logger
     this.#settings = settings
     this.#handling = handling
-    this.#registrations = registrations
     this.#completed = parts.completed
     this.#batchSize = new BatchSize(settings.concurrency, settings.batchSize)
     this.#leasing = new Leasing(core, settings, registrations, (events, at) => this.#take(events, at))
@@ -85,7 +82,7 @@ export class Dispatcher {
     })
     this.#heartbeat = new Heartbeat(core, settings, () => this.#lookedAfter())
     this.#purger = new Purger(core, settings)
-    this.#unhandled = new Unhandled(core, registrations, settings, (address) => this.#leasing.at(address))
+    this.#unhandled = new Unhandled(core, registrations, settings, this.#leasing)
     this.#listening = new Listening(core, settings.hardDeadlineMs, () => this.#poller.wakeIn(0))
     this.#poller = new Poller(this.#clock, settings, {
       full: () => this.#full(),
@@ -101,7 +98,6 @@ export class Dispatcher {
 
   async #start(): Promise<void> {
     try {
-      await this.#look()
       await this.#leasing.first(this.#batchSize.current)
     } catch (error) {
       const passes = error instanceof UnansweredError || isPassing(error)
@@ -110,7 +106,7 @@ export class Dispatcher {
     }
     if (this.#stopping) return
     this.#heartbeat.start()
-    this.#core.workers.add(this)
+    this.#core.workers.add(this.#leasing)
     this.#unsubscribe = this.#core.wake.subscribe((inMs) => this.#poller.wakeIn(inMs))
     await this.#listening.start()
     if (this.#stopping) return
@@ -133,7 +129,7 @@ export class Dispatcher {
     // Whatever it failed with has been told to whoever started.
     await this.#starting.catch(() => {})
     this.#unsubscribe?.()
-    this.#core.workers.delete(this)
+    this.#core.workers.delete(this.#leasing)
     const background = [this.#poller, this.#purger, this.#unhandled, this.#listening]
     await Promise.all(background.map((part) => part.stop()))
     this.#releaseQueue()
@@ -149,17 +145,6 @@ export class Dispatcher {
     }
     await this.#settler.drained()
     await this.#heartbeat.stop()
-  }
-
-  /** A worker that can take nothing leases nothing; that its database is not what it should be is told all the same. */
-  async #look(): Promise<void> {
-    const { hardDeadlineMs } = this.#settings
-    if (this.#registrations.isEmpty)
-      await answeredWithin(this.#clock, hardDeadlineMs, () => this.#core.storage.waiting())
-  }
-
-  handles(address: string): boolean {
-    return this.#registrations.has(address)
   }
 
   #take(events: readonly LeasedEvent[], leasedAt: number): void {
@@ -228,9 +213,7 @@ export class Dispatcher {
     const ran = attempt.leased.behind ? await this.#keyRun.after(attempt, outcome) : undefined
     rest()
     if (ran) this.#ran.set(attempt, ran)
-    // Should the database refuse what others behind it have brought, it is not the first one's fault.
-    const alone = ran?.outcome === outcome ? undefined : outcome
-    this.#settler.add({ attempt, outcome: this.#goingOn(ran?.outcome ?? outcome), ...(ran && { alone }) })
+    this.#settler.add({ attempt, outcome: this.#goingOn(ran?.outcome ?? outcome), alone: ran?.alone })
     this.#startMore()
     this.#poller.offerRoom()
   }

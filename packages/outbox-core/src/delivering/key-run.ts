@@ -11,6 +11,8 @@ const LONGEST_MS = 200
 export interface Ran {
   /** Completes as many of them as succeeded, all or none. */
   readonly outcome: Outcome
+  /** The first one's own, should the database refuse what others have brought; none where there are no others in it. */
+  readonly alone?: Outcome
   /** Those behind it that are completed with it. */
   readonly also: readonly Attempt[]
   /** The one behind those that failed: settled apart, once it is leased by the other outcome. */
@@ -43,26 +45,28 @@ export class KeyRun {
     const until = clock.elapsed() + LONGEST_MS
     const also: Attempt[] = []
     let merged = outcome
+    let failed: Ran['failed']
     for (const event of behind(first)) {
       if (!isFree(merged) || first.abortReason || stopping() || clock.elapsed() >= until) break
       const attempt = this.#attempt(event, first)
       const next = await this.#parts.handling.outcome(attempt)
-      if (next.settle?.kind !== 'complete' || !isFree(next)) return this.#stopped(merged, also, attempt, next)
+      if (!isFree(next)) {
+        failed = { attempt, outcome: next }
+        break
+      }
       also.push(attempt)
       merged = together(merged, next)
     }
-    return { outcome: merged, also }
+    const ran: Ran = { outcome: merged, also, ...(also.length > 0 && { alone: outcome }) }
+    return failed ? this.#taking(failed, ran, outcome) : ran
   }
 
-  #stopped(merged: Outcome, also: readonly Attempt[], attempt: Attempt, outcome: Outcome): Ran {
-    const { settle } = merged
-    if (settle?.kind !== 'complete' || attempt.abortReason) return { outcome: merged, also }
-    const take = { id: attempt.id, leaseMs: this.#parts.settings.leaseMs }
-    return {
-      outcome: { ...merged, settle: { ...settle, take } },
-      also,
-      failed: { attempt, outcome },
-    }
+  /** Has the one that failed leased by the write that completes those before it; given back, it is only let go on. */
+  #taking(failed: NonNullable<Ran['failed']>, ran: Ran, alone: Outcome): Ran {
+    const { settle } = ran.outcome
+    if (settle?.kind !== 'complete' || failed.attempt.abortReason) return ran
+    const take = { id: failed.attempt.id, leaseMs: this.#parts.settings.leaseMs }
+    return { ...ran, outcome: { ...ran.outcome, settle: { ...settle, take } }, alone, failed }
   }
 
   #attempt(event: StoredEvent, first: Attempt): Attempt {

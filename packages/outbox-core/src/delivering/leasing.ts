@@ -1,6 +1,6 @@
 import type { OutboxCore } from '../emitting/outbox-core.ts'
 import { StorageError } from '../errors.ts'
-import type { LeasedEvent, LeaseRequest } from '../storage.ts'
+import type { LeasedEvent, LeaseRequest, Waiting } from '../storage.ts'
 import { errFields } from '../thrown.ts'
 import { UnansweredError } from './attempt-errors.ts'
 import type { DispatcherSettings } from './bus-options.ts'
@@ -18,6 +18,7 @@ export class Leasing {
   /** Whether the last lease may have left something waiting. */
   backlog = true
   readonly #core: OutboxCore
+  readonly #registrations: Registrations
   readonly #settings: DispatcherSettings
   readonly #take: (events: readonly LeasedEvent[], leasedAt: number) => void
   readonly #unanswered: Unanswered
@@ -33,15 +34,22 @@ export class Leasing {
     take: (events: readonly LeasedEvent[], leasedAt: number) => void,
   ) {
     this.#core = core
+    this.#registrations = registrations
     this.#settings = settings
     this.#take = take
-    this.shares = new Shares(registrations, core.storage)
+    this.shares = new Shares(registrations)
     this.#unanswered = new Unanswered(core.clock, settings.hardDeadlineMs)
     this.#pace = new Pace(core.clock, settings.hardDeadlineMs)
   }
 
-  /** @throws what the database says */
-  first(wanted: number): Promise<Taken> {
+  /** Whether this worker has what an event there needs. */
+  handles(address: string): boolean {
+    return this.#registrations.has(address)
+  }
+
+  /** @throws what the database says, also to a worker that can take nothing */
+  async first(wanted: number): Promise<Taken> {
+    if (this.#registrations.isEmpty) await this.waiting()
     return this.#lease(wanted, this.#settings.hardDeadlineMs)
   }
 
@@ -64,9 +72,16 @@ export class Leasing {
     await this.#ask({ limit, addresses: [{ address, limit }] }, hardDeadlineMs, () => {})
   }
 
+  /** What there is, whether it is handled here or not. */
+  waiting(deadlineMs: number = this.#settings.hardDeadlineMs): Promise<readonly Waiting[]> {
+    const { clock, storage } = this.#core
+    return answeredWithin(clock, this.#pace.atLeast(deadlineMs), () => storage.waiting())
+  }
+
   /** @param deadlineMs how long it may hold up the next one */
   async #lease(wanted: number, deadlineMs: number): Promise<Taken> {
-    const addresses = await this.shares.of(wanted)
+    const waiting = this.#registrations.takesOthers ? await this.waiting(deadlineMs) : []
+    const addresses = this.shares.of(wanted, waiting)
     if (addresses.length === 0) return { count: 0, more: false }
     const behind = this.#fewKeys ? MOST_BEHIND : 0
     const events = await this.#ask({ limit: wanted, addresses, behind }, deadlineMs, (leased) => {

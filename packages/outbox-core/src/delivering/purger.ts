@@ -50,7 +50,8 @@ export class Purger {
         const { events, payloads, more } = await purging
         if (!more && events < BATCH && payloads < BATCH) break
       }
-      if (this.#running) await this.#core.keys.sweep()
+      if (this.#running)
+        await answeredWithin(this.#core.clock, this.#deadlineMs, () => this.#core.keys.sweep())
     } catch {
       // Logged where it happened; the next round tries again.
     }

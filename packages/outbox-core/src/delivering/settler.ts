@@ -123,10 +123,10 @@ export class Settler {
       // What finishes in this turn of the event loop shall be part of the batch.
       await new Promise<void>((resolve) => setImmediate(resolve))
       const batch = this.#pending.splice(0, countFitting(this.#pending, this.#settings.batchSize))
-      const together = batch.filter(({ outcome }) => !this.#core.mayWait(outcome))
-      if (together.length > 0) await this.#inTime(together)
       // What may have to wait for a user's transaction keeps no others waiting.
-      for (const entry of batch) if (this.#core.mayWait(entry.outcome)) await this.#inTime([entry])
+      const apart = new Set(batch.filter(({ outcome }) => this.#core.mayWait(outcome)))
+      if (apart.size < batch.length) await this.#inTime(batch.filter((entry) => !apart.has(entry)))
+      for (const entry of apart) await this.#inTime([entry])
     }
     this.#flushing = false
   }

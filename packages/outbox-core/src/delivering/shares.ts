@@ -1,5 +1,5 @@
 import { addressedTo } from '../emitting/address.ts'
-import type { LeasedEvent, LeaseRequest, Storage } from '../storage.ts'
+import type { LeasedEvent, LeaseRequest, Waiting } from '../storage.ts'
 import type { Registrations } from './registrations.ts'
 
 type Share = LeaseRequest['addresses'][number]
@@ -16,23 +16,21 @@ const MOST_BATCHES = 4
  */
 export class Shares {
   readonly #registrations: Registrations
-  readonly #storage: Pick<Storage<unknown>, 'waiting'>
   readonly #filled = new Map<string, number>()
   readonly #held = new Map<string, number>()
 
-  constructor(registrations: Registrations, storage: Pick<Storage<unknown>, 'waiting'>) {
+  constructor(registrations: Registrations) {
     this.#registrations = registrations
-    this.#storage = storage
   }
 
-  /** What to ask for; nothing when this worker can take nothing. A promise only where it has to ask what there is. */
-  of(limit: number): readonly Share[] | Promise<readonly Share[]> {
-    const own = [...this.#registrations.addresses]
-    if (!this.#registrations.takesOthers) return this.#shares(own, limit)
-    return this.#storage.waiting().then((waiting) => {
-      const others = waiting.map(({ address }) => address).filter((address) => this.#isOther(address))
-      return this.#shares([...new Set([...own, ...others])], limit)
-    })
+  /**
+   * What to ask for; nothing when this worker can take nothing.
+   *
+   * @param waiting the addresses that there are, where this worker takes others than those that it has handlers for
+   */
+  of(limit: number, waiting: readonly Waiting[] = []): readonly Share[] {
+    const others = waiting.map(({ address }) => address).filter((address) => this.#isOther(address))
+    return this.#shares([...new Set([...this.#registrations.addresses, ...others])], limit)
   }
 
   /** Whether a lease may have left something waiting. */

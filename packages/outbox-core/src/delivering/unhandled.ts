@@ -1,7 +1,7 @@
 import type { OutboxCore } from '../emitting/outbox-core.ts'
 import type { Waiting } from '../storage.ts'
 import type { DispatcherSettings } from './bus-options.ts'
-import { answeredWithin } from './deadline.ts'
+import type { Leasing } from './leasing.ts'
 import { LEAST_ACQUAINTANCE_MS } from './patience.ts'
 import type { Registrations } from './registrations.ts'
 
@@ -10,7 +10,7 @@ const NOTICED_AFTER_MS = 10_000
 
 const MOST_KNOWN = 1000
 
-type Settings = Pick<DispatcherSettings, 'deferForMs' | 'hardDeadlineMs' | 'minPollMs'>
+type Settings = Pick<DispatcherSettings, 'deferForMs' | 'minPollMs'>
 
 /** What this process knows of an address that it does not handle. */
 interface Known {
@@ -29,23 +29,22 @@ export class Unhandled {
   readonly #core: OutboxCore
   readonly #registrations: Registrations
   readonly #settings: Settings
-  readonly #bury: (address: string) => Promise<void>
+  readonly #leasing: Pick<Leasing, 'waiting' | 'at'>
   readonly #known = new Map<string, Known>()
   #running = false
   #cancel: (() => void) | undefined
   #looking: Promise<void> = Promise.resolve()
 
-  /** @param bury takes what waits at an address and has it handled as what nobody handles */
   constructor(
     core: OutboxCore,
     registrations: Registrations,
     settings: Settings,
-    bury: (address: string) => Promise<void>,
+    leasing: Pick<Leasing, 'waiting' | 'at'>,
   ) {
     this.#core = core
     this.#registrations = registrations
     this.#settings = settings
-    this.#bury = bury
+    this.#leasing = leasing
   }
 
   start(): void {
@@ -66,9 +65,8 @@ export class Unhandled {
   }
 
   async #look(): Promise<void> {
-    const { clock, storage } = this.#core
     try {
-      const waiting = await answeredWithin(clock, this.#settings.hardDeadlineMs, () => storage.waiting())
+      const waiting = await this.#leasing.waiting()
       const unhandled = waiting.filter((one) => this.#isUnhandled(one))
       const addresses = new Set(unhandled.map(({ address }) => address))
       for (const address of this.#known.keys()) if (!addresses.has(address)) this.#known.delete(address)
@@ -95,7 +93,8 @@ export class Unhandled {
     this.#know(address, { ...known, oldestAt, isTold: true })
     const { deferForMs } = this.#settings
     if (oldestDueMs < deferForMs || now - known.since < Math.min(deferForMs, LEAST_ACQUAINTANCE_MS)) return
-    await this.#bury(address)
+    // Taken without a handler, it is buried.
+    await this.#leasing.at(address)
     this.#know(address, { ...known, oldestAt: undefined, isTold: true })
   }
 

@@ -52,14 +52,7 @@ export class Advancing {
 
   /** The net: looks at every key, in bounded steps. */
   async sweep(): Promise<void> {
-    if (!this.#storage.advance) return
-    try {
-      const { events, busy } = await this.#storage.advance()
-      if (events > 0) this.#wake.after(0, { elsewhere: true })
-      this.ask(busy)
-    } catch (error) {
-      this.#logger.debug(errFields(error), 'keys not looked at; the next round tries again')
-    }
+    this.ask(await this.#advance())
   }
 
   async #run(): Promise<void> {
@@ -75,14 +68,14 @@ export class Advancing {
   }
 
   /** @returns the keys to ask about again */
-  async #advance(keys: readonly string[]): Promise<readonly string[]> {
+  async #advance(keys?: readonly string[]): Promise<readonly string[]> {
     try {
       const { events, busy } = (await this.#storage.advance?.(keys)) ?? { events: 0, busy: [] }
       if (events > 0) this.#wake.after(0, { elsewhere: true })
       return busy
     } catch (error) {
       this.#logger.debug(errFields(error), 'keys not looked at, will repeat')
-      return keys
+      return keys ?? []
     }
   }
 

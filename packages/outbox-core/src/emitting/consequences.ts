@@ -1,5 +1,5 @@
 import { changeBy } from '../settlement.ts'
-import type { Outcome, OutcomeResult, Settlement } from '../storage.ts'
+import type { NewEvent, Outcome, OutcomeResult, Settlement } from '../storage.ts'
 import { dueInMs, isDueAtOnce } from './event.ts'
 
 /** How soon there is something for a worker to take, in what was written; undefined for nothing. */
@@ -49,7 +49,14 @@ export function isEmitted({ settle, append }: Outcome): boolean {
 
 /** Keys at the end of which something was or is to be appended. */
 export function keysEntered(outcomes: readonly Outcome[]): string[] {
-  return outcomes.flatMap(({ append }) =>
-    append.flatMap(({ key, inPlace }) => (key === null || inPlace ? [] : [key])),
-  )
+  return outcomes.flatMap(({ append }) => append.flatMap((event) => keyEntered(event) ?? []))
+}
+
+/** Whether others may write the same: an id that users chose, or a key. */
+export function meetsOthers({ append }: Outcome): boolean {
+  return append.some((event) => event.fingerprint !== null || keyEntered(event) !== null)
+}
+
+function keyEntered({ key, inPlace }: NewEvent): string | null {
+  return inPlace ? null : key
 }

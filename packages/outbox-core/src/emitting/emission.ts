@@ -79,7 +79,7 @@ export class Emission {
         assertStillThere?.()
         return this.#write(all, outcomes, context)
       })
-    if (isKeyed && context) context.keyed = over(writing)
+    if (isKeyed && context) context.keyed = Promise.allSettled([writing])
     return writing
   }
 
@@ -135,9 +135,14 @@ function writesOf(drafts: readonly Draft[], outcomes: readonly Emitted[]): reado
     const [event] = outcome.append
     const draft = drafts[index] as Draft
     const first = named.get(event.id)
-    if (first) assertSame(event, draft, first.outcome.append[0].fingerprint)
-    else all.push(event.fingerprint === null ? { outcome } : { draft, outcome })
-    if (event.fingerprint !== null && !first) named.set(event.id, { draft, outcome })
+    if (event.fingerprint === null) {
+      all.push({ outcome })
+    } else if (first) {
+      assertSame(event, draft, first.outcome.append[0].fingerprint)
+    } else {
+      named.set(event.id, { draft, outcome })
+      all.push({ draft, outcome })
+    }
   }
   // Within a key it is the order of the calls that counts.
   if (named.size > 0 && drafts.some(({ key }) => key !== null)) return all
@@ -200,14 +205,6 @@ function checkedAfter(
 
 function isAtOnce(prepared: readonly (Emitted | Promise<Emitted>)[]): prepared is readonly Emitted[] {
   return !prepared.some((one) => one instanceof Promise)
-}
-
-/** Resolves once it has ended, however. */
-function over(work: Promise<unknown>): Promise<void> {
-  return work.then(
-    () => {},
-    () => {},
-  )
 }
 
 /** All of them, or the first failure once none is under way any more. */

@@ -5,7 +5,7 @@ import type { Logger } from '../logger.ts'
 import type { Outcome, OutcomeResult, Purged, PurgeOptions, Storage, StorageStats } from '../storage.ts'
 import { Advancing } from './advancing.ts'
 import { ambientTransactions, withinTransaction } from './ambient.ts'
-import { isEmitted, isForOthers, keysEntered, soonestDueMs, unsureKeys } from './consequences.ts'
+import { isEmitted, isForOthers, keysEntered, meetsOthers, soonestDueMs, unsureKeys } from './consequences.ts'
 import { GroupCommit } from './group-commit.ts'
 import { KeyTurns } from './key-turns.ts'
 import { started, TransactionContext } from './transaction-context.ts'
@@ -190,9 +190,8 @@ export class OutboxCore<Tx = unknown, TxOptions = never> {
    * Whether writing it may have to wait for someone else's transaction, and with it all that is written in the same one:
    * for an id that users chose, or for a key.
    */
-  mayWait({ append }: Outcome): boolean {
-    if (this.storage.idsAreFree) return false
-    return append.some(({ fingerprint, key, inPlace }) => fingerprint !== null || (key !== null && !inPlace))
+  mayWait(outcome: Outcome): boolean {
+    return !this.storage.idsAreFree && meetsOthers(outcome)
   }
 
   #goAfter(keys: readonly string[], context: TransactionContext<Tx> | undefined): void {

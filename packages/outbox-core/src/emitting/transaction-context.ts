@@ -12,7 +12,7 @@ export class TransactionContext<Tx> {
   /** Keys in which another event may wait that its settlements could not see: to be asked about once it has ended. */
   readonly unsureKeys: string[] = []
   /** Resolves once what has been emitted into keys so far is written. */
-  keyed: Promise<void> | undefined
+  keyed: Promise<unknown> | undefined
   readonly #storage: Pick<Storage<Tx, never>, 'nested' | 'mark'>
   readonly #watch = new Watch((error) => void Promise.reject(error))
   readonly #unfinished = new Set<Promise<unknown>>()

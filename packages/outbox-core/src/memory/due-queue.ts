@@ -1,3 +1,6 @@
+/** What is compared: when it is due, and what came first of the same moment. */
+type Moment = Pick<Entry, 'visibleAt' | 'sequence'>
+
 interface Entry {
   readonly id: string
   readonly visibleAt: number
@@ -51,6 +54,6 @@ export class DueQueue {
   }
 }
 
-function before(a: Entry, b: Entry): boolean {
+export function before(a: Moment, b: Moment): boolean {
   return a.visibleAt < b.visibleAt || (a.visibleAt === b.visibleAt && a.sequence < b.sequence)
 }

@@ -1,7 +1,7 @@
 import type { Clock } from '../clock.ts'
 import { type Change, changeBy } from '../settlement.ts'
 import type { NewEvent, Settlement, When } from '../storage.ts'
-import { DueQueue } from './due-queue.ts'
+import { before, DueQueue } from './due-queue.ts'
 import { KeyQueues } from './key-queues.ts'
 
 /** An event as it lies in memory. */
@@ -70,7 +70,7 @@ export class MemoryEvents {
         return known && isOpen(known) && known.visibleAt === visibleAt ? known : undefined
       })
       if (!event) this.#due.delete(address)
-      else if (!found || comesBefore(event, found)) found = event
+      else if (!found || before(event, found)) found = event
     }
     return found
   }
@@ -163,10 +163,4 @@ export class MemoryEvents {
 
 export function isOpen({ state }: MemoryEvent): boolean {
   return state === 'waiting' || state === 'leased'
-}
-
-function comesBefore(one: MemoryEvent, other: MemoryEvent): boolean {
-  return (
-    one.visibleAt < other.visibleAt || (one.visibleAt === other.visibleAt && one.sequence < other.sequence)
-  )
 }
