@@ -65,7 +65,7 @@ export type {
 export { RoutingSlip, routingSlip } from './saga/routing-slip.ts'
 export * from './saga/slip-errors.ts'
 export { assertKnownSchema, NewerSchemaError } from './schema-version.ts'
-export { type Change, changeBy } from './settlement.ts'
+export { type Change, changeBy, keyYielded } from './settlement.ts'
 export type {
   Advanced,
   DeadCursor,

@@ -43,3 +43,8 @@ export function changeBy(settle: Settlement): Change {
       return REVIVED
   }
 }
+
+/** The key that a settlement lets go on, if there is one. */
+export function keyYielded(settle: Settlement | undefined): string | undefined {
+  return settle?.key != null && changeBy(settle).yields ? settle.key : undefined
+}

@@ -1,4 +1,4 @@
-import { changeBy, type LeaseRequest, type Outcome } from 'outbox-core'
+import { changeBy, keyYielded, type LeaseRequest, type Outcome } from 'outbox-core'
 
 const FIRST_MS = 10
 
@@ -41,9 +41,9 @@ export class Quiet {
   written(outcomes: readonly Outcome[]): void {
     for (const { settle, append } of outcomes) {
       this.stirred(append.map(({ address }) => address))
-      const { to, yields } = settle ? changeBy(settle) : {}
+      const opens = settle !== undefined && changeBy(settle).to === 'waiting'
       // It does not say where its event goes, or the one behind it.
-      if (to === 'waiting' || (yields && typeof settle?.key === 'string')) this.#addresses.clear()
+      if (opens || keyYielded(settle) !== undefined) this.#addresses.clear()
     }
   }
 

@@ -3,6 +3,7 @@ import {
   changeBy,
   DuplicateEventError,
   KeyTurns,
+  keyYielded,
   type NewEvent,
   type Outcome,
   type OutcomeResult,
@@ -145,7 +146,7 @@ export class OutcomeWriter {
     const { settle, append, put, remove } = outcome
     const isAlone = append.length + put.length + remove.length === 0
     if (isAlone && !settle) return APPLIED
-    if (isAlone && settle && !leavesKey(settle)) return this.#settling.apply(outcome, settle)
+    if (isAlone && settle && keyYielded(settle) === undefined) return this.#settling.apply(outcome, settle)
     const removals = await this.#items.removals(remove)
     const settled = settle && (await this.#settled(settle))
     if (settled?.isLost) return isAlone && this.#isApplied(outcome, settled) ? APPLIED : LOST
@@ -237,13 +238,9 @@ export class OutcomeWriter {
   }
 }
 
-function leavesKey(settle: Settlement): boolean {
-  return settle.key != null && changeBy(settle).yields
-}
-
 /** The keys that an outcome changes. */
 function keysOf({ settle, append }: Outcome): readonly string[] {
-  const keys = append.map(({ key }) => key).concat(settle && leavesKey(settle) ? (settle.key ?? null) : null)
+  const keys = append.map(({ key }) => key).concat(keyYielded(settle) ?? null)
   return [...new Set(keys)].filter((key) => key !== null)
 }
 

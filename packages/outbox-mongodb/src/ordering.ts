@@ -1,4 +1,4 @@
-import { changeBy, type NewEvent, type Outcome, type OutcomeResult, type Settlement } from 'outbox-core'
+import { keyYielded, type NewEvent, type Outcome, type OutcomeResult, type Settlement } from 'outbox-core'
 import { findAll, type MongoCollection } from './client.ts'
 import type { Keys } from './keys.ts'
 import { completionsBehind, type Turn, takeOperations } from './operations.ts'
@@ -71,7 +71,7 @@ export class Ordering {
   async goOn(outcomes: readonly Outcome[], results: OutcomeResult[], options: object): Promise<void> {
     const yielded = new Map<string, number>()
     for (const [index, outcome] of outcomes.entries()) {
-      const key = isApplied(results, index) && !isReplaced(outcome) && yieldedBy(outcome)
+      const key = isApplied(results, index) && !isReplaced(outcome) && keyYielded(outcome.settle)
       if (typeof key === 'string') yielded.set(key, index)
     }
     const extended = new Set(outcomes.flatMap(({ append }) => append.flatMap(({ key }) => key ?? [])))
@@ -91,14 +91,9 @@ export class Ordering {
   }
 }
 
-/** The key that an outcome lets go on, if there is one. */
-function yieldedBy({ settle }: Outcome): string | undefined {
-  return settle && changeBy(settle).yields ? (settle.key ?? undefined) : undefined
-}
-
 /** Whether others take the place of the settled event. */
 function isReplaced(outcome: Outcome): boolean {
-  return yieldedBy(outcome) !== undefined && outcome.append.some(({ inPlace }) => inPlace)
+  return keyYielded(outcome.settle) !== undefined && outcome.append.some(({ inPlace }) => inPlace)
 }
 
 function isKeyed({ key }: NewEvent): boolean {
@@ -107,7 +102,7 @@ function isKeyed({ key }: NewEvent): boolean {
 
 /** Whether more than its own event depends on an outcome. */
 export function changesKeys(outcome: Outcome): boolean {
-  return yieldedBy(outcome) !== undefined || outcome.append.some(isKeyed)
+  return keyYielded(outcome.settle) !== undefined || outcome.append.some(isKeyed)
 }
 
 export function isApplied(results: readonly OutcomeResult[], index: number): boolean {

@@ -1,5 +1,5 @@
 import {
-  changeBy,
+  keyYielded,
   type NewEvent,
   type Outcome,
   type OutcomeResult,
@@ -47,9 +47,8 @@ export class Writer {
     if (!settle) return APPLIED
     const duplicate = this.#duplicate(append)
     if (duplicate) return this.#statements.get(...holding(settle)) ? duplicate : LOST
-    const inPlace = append.filter((event) => event.inPlace)
-    if (typeof settle.key === 'string' && changeBy(settle).yields)
-      return this.#yield(settle, settle.key, inPlace)
+    const key = keyYielded(settle)
+    if (key !== undefined) return this.#yield(settle, key, append.filter(isPlaced))
     return this.#statements.run(...settling(settle)) === 1 ? APPLIED : LOST
   }
 

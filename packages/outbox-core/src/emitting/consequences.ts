@@ -1,4 +1,4 @@
-import { changeBy } from '../settlement.ts'
+import { keyYielded } from '../settlement.ts'
 import type { NewEvent, Outcome, OutcomeResult, Settlement } from '../storage.ts'
 import { dueInMs, isDueAtOnce } from './event.ts'
 
@@ -13,7 +13,7 @@ export function soonestDueMs(
     if (results[index]?.status !== 'applied') continue
     for (const { due, leased } of append) if (!leased) soonest = Math.min(soonest, dueInMs(due, now))
     if (settle?.kind === 'retry' && !isDeferred(settle)) soonest = Math.min(soonest, settle.delayMs)
-    if (settle?.kind === 'revive' || (settle && letsNextGoOn(settle))) soonest = Math.min(soonest, 0)
+    if (settle?.kind === 'revive' || keyYielded(settle) !== undefined) soonest = Math.min(soonest, 0)
   }
   return soonest === Number.POSITIVE_INFINITY ? undefined : soonest
 }
@@ -23,14 +23,9 @@ function isDeferred(settle: Extract<Settlement, { kind: 'retry' }>): boolean {
   return !settle.counted && settle.delayMs > 0
 }
 
-/** Whether another event of its key may be taken, which may be for others. */
-function letsNextGoOn(settle: Settlement): boolean {
-  return typeof settle.key === 'string' && changeBy(settle).yields
-}
-
-/** Whether what was written may be for workers of other processes. */
+/** Whether what was written, or the next event of a key, may be for workers of other processes. */
 export function isForOthers(outcome: Outcome): boolean {
-  return isEmitted(outcome) || (outcome.settle !== undefined && letsNextGoOn(outcome.settle))
+  return isEmitted(outcome) || keyYielded(outcome.settle) !== undefined
 }
 
 /** Keys in which another event may wait that a settlement could not see. */

@@ -1,4 +1,4 @@
-import { changeBy } from '../settlement.ts'
+import { keyYielded } from '../settlement.ts'
 import type { NewEvent, Outcome } from '../storage.ts'
 import type { Parts, Row } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
@@ -9,14 +9,9 @@ import { atMost, firstOfKey, isIn, STATE, type Statement } from './statements.ts
 // are in the order of commits. What a statement sees of a key is all there is when it can lock that row at once, and
 // finds the version that it sees; else somebody else has written, or is about to.
 
-/** Whether it gives up a place in a key. */
-export function gives(settle: Outcome['settle']): boolean {
-  return settle !== undefined && settle.key != null && changeBy(settle).yields
-}
-
 /** Those that take the place of the event that is settled. */
 export function heirsOf({ settle, append }: Outcome): readonly NewEvent[] {
-  return gives(settle) ? append.filter(({ key, inPlace }) => inPlace && key !== null) : []
+  return keyYielded(settle) !== undefined ? append.filter(({ key, inPlace }) => inPlace && key !== null) : []
 }
 
 /** Whether it goes to the end of its key. */
@@ -54,7 +49,7 @@ export const ENTRANT_COLUMNS = { key: 'text', heir: 'int', heirs: 'int' }
 export function addHeld(parts: Parts, { events }: PostgresTables, outcomes: readonly Outcome[]): void {
   const rows = outcomes.flatMap((outcome, n): Row[] => {
     const { settle, append } = outcome
-    if (!settle || !gives(settle)) return []
+    if (!settle || keyYielded(settle) === undefined) return []
     const event = append.find(({ fingerprint }) => fingerprint !== null)?.id
     const take = settle.kind === 'complete' ? settle.take : undefined
     const next = { take: take?.id, take_ms: take?.leaseMs }

@@ -1,7 +1,7 @@
-import { changeBy } from '../settlement.ts'
+import { changeBy, keyYielded } from '../settlement.ts'
 import type { NewEvent, Outcome, PayloadRecord, Settlement } from '../storage.ts'
 import { addAnnouncement, isFingerprinted, ownAddress } from './append.ts'
-import { addFollowing, gives, heirsOf, isEntrant } from './keys.ts'
+import { addFollowing, heirsOf, isEntrant } from './keys.ts'
 import { moment } from './moments.ts'
 import { Parts } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
@@ -27,7 +27,7 @@ export function isSingle(outcome: Outcome): boolean {
 export function singleStatement(tables: PostgresTables, outcome: Outcome, announce: boolean): Statement {
   const parts = new Parts()
   const { settle, append, put, remove } = outcome
-  const keyed = gives(settle)
+  const keyed = keyYielded(settle) !== undefined
   const [heir] = heirsOf(outcome)
   if (settle) addRemoval(parts, tables, settle, keyed)
   for (const event of append) addAppend(parts, tables, event, event === heir)

@@ -1,4 +1,4 @@
-import { type Change, changeBy } from '../settlement.ts'
+import { type Change, changeBy, keyYielded } from '../settlement.ts'
 import type { NewEvent, Outcome, Settlement } from '../storage.ts'
 import {
   addAnnouncement,
@@ -11,7 +11,7 @@ import {
   ownAddress,
 } from './append.ts'
 import { BYTES_COLUMNS, Bytes } from './bytes.ts'
-import { addHeld, addLeaving, addPlaces, ENTRANT_COLUMNS, gives, heirsOf } from './keys.ts'
+import { addHeld, addLeaving, addPlaces, ENTRANT_COLUMNS, heirsOf } from './keys.ts'
 import { due, momentIn } from './moments.ts'
 import { Parts, type Row } from './parts.ts'
 import type { PostgresTables } from './schema.ts'
@@ -246,6 +246,6 @@ function heldRow({ n, settle: { id, attempt }, change, event }: Numbered): Row {
 function changeRows(numbered: Numbered): Row[] {
   const { to, inMs: delay, error, pardon } = numbered.change
   if (to === 'deleted') return []
-  const leaves = gives(numbered.settle) || undefined
+  const leaves = keyYielded(numbered.settle) !== undefined || undefined
   return [{ ...heldRow(numbered), becomes: STATE[to], delay, error, pardon: PARDON[pardon], leaves }]
 }
