@@ -34,3 +34,19 @@ export const systemClock: Clock = {
     return () => clearTimeout(timer)
   },
 }
+
+/**
+ * Whether `work` has ended within `ms`; later it is not waited for.
+ *
+ * @throws what `work` rejects with within that time
+ */
+export function endsWithin(
+  clock: Pick<Clock, 'after'>,
+  ms: number,
+  work: Promise<unknown>,
+): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const cancel = clock.after(ms, () => resolve(false))
+    work.then(() => resolve(true), reject).finally(cancel)
+  })
+}

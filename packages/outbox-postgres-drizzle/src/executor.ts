@@ -1,13 +1,9 @@
 import { entityKind, type SQL, sql } from 'drizzle-orm'
-import {
-  ConfigurationError,
-  ForeignTransactionError,
-  TransactionClosedError,
-  TransactionMissingError,
-} from 'outbox-core'
+import { ConfigurationError, ForeignTransactionError, TransactionMissingError } from 'outbox-core'
 import type { PostgresExecutor, PostgresParameter } from 'outbox-core/sql'
 import { givingBack } from './pool.ts'
 import { assertNoPooler } from './pooler.ts'
+import { PostgresJsTransaction } from './postgres-js.ts'
 
 /** The part of a Drizzle transaction that is used: of node-postgres, postgres.js and PGlite alike. */
 export interface DrizzleTransaction {
@@ -27,6 +23,7 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
 {
   readonly client: object
   readonly #db: DrizzleDatabase<Tx, TxOptions>
+  readonly #postgresJs = new WeakMap<object, PostgresJsTransaction | undefined>()
   #usable: Promise<void> | undefined
 
   /** @throws ConfigurationError */
@@ -47,23 +44,24 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
   }
 
   async query(text: string, parameters: readonly PostgresParameter[], tx?: Tx): Promise<readonly object[]> {
-    const result = await (tx ?? this.#db).execute(statement(text, parameters))
+    const running = (tx ?? this.#db).execute(statement(text, parameters))
+    const result = await ((tx && this.#onPostgresJs(tx)?.answered(running)) ?? running)
     return Array.isArray(result) ? result : (result as { rows: object[] }).rows
   }
 
   async transaction<R>(work: (tx: Tx) => Promise<R>, options?: TxOptions): Promise<R> {
     await this.assertUsable()
-    let opened: Tx | undefined
+    let opened: PostgresJsTransaction | undefined
     const noted = (tx: Tx): Promise<R> => {
-      opened = tx
-      return work(tx)
+      opened = this.#onPostgresJs(tx)
+      return opened ? opened.result(work(tx)) : work(tx)
     }
     try {
       return await givingBack(this.#db, noted, (callback) =>
         options === undefined ? this.#db.transaction(callback) : this.#db.transaction(callback, options),
       )
     } catch (error) {
-      if (opened) sever(opened)
+      opened?.giveUp(error)
       throw error
     }
   }
@@ -77,25 +75,13 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
     return this.#usable
   }
 
-  /**
-   * postgres.js rolls back a transaction if a single statement failed on its handle, whatever came afterwards; each
-   * savepoint of its own has another handle. Its end is left to whoever ends the savepoint around it: postgres.js
-   * would roll back by itself, on whatever the connection is by then.
-   */
   async apart(tx: Tx): Promise<() => void> {
-    const session = postgresJsSession(tx)
-    if (!session) return () => {}
-    const { client } = session
-    session.client = await new Promise((resolve, reject) => {
-      const begin = (scoped: PostgresJsSession['client']): Promise<never> => {
-        resolve(scoped)
-        return new Promise<never>(() => {})
-      }
-      client.savepoint(begin).catch(reject)
-    })
-    return () => {
-      session.client = client
-    }
+    return (await this.#onPostgresJs(tx)?.apart()) ?? (() => {})
+  }
+
+  #onPostgresJs(tx: Tx): PostgresJsTransaction | undefined {
+    if (!this.#postgresJs.has(tx)) this.#postgresJs.set(tx, PostgresJsTransaction.of(tx))
+    return this.#postgresJs.get(tx)
   }
 
   assertTransaction(tx: Tx): void {
@@ -115,32 +101,6 @@ export class DrizzleExecutor<Tx extends DrizzleTransaction, TxOptions>
       )
     }
   }
-}
-
-/** What a Drizzle transaction on postgres.js runs its statements through. */
-interface PostgresJsSession {
-  client: {
-    savepoint(work: (scoped: PostgresJsSession['client']) => Promise<never>): Promise<unknown>
-    unsafe(text: string): unknown
-  }
-}
-
-function postgresJsSession(tx: object): PostgresJsSession | undefined {
-  const { session } = tx as { session?: PostgresJsSession }
-  return typeof session?.client?.savepoint === 'function' ? session : undefined
-}
-
-/**
- * postgres.js gives up a transaction whose connection is lost, and would send what its callback still asks for down
- * whatever connection is there next, outside of any transaction.
- */
-function sever(tx: object): void {
-  const session = postgresJsSession(tx)
-  if (!session) return
-  const refuse = (): never => {
-    throw new TransactionClosedError()
-  }
-  session.client = { savepoint: refuse, unsafe: refuse }
 }
 
 // A database shares its dialect object with its transactions, and with nothing else.

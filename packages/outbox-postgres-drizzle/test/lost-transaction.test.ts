@@ -1,6 +1,7 @@
 import { OutboxEventBus } from 'outbox-core'
 import { sleep, until } from 'outbox-core/testing'
 import { describe, expect, test } from 'vitest'
+import { FaultyNetwork } from '../../../test/faults/proxy.ts'
 import { PostgresPlace } from '../../../test/postgres-place.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
 import { postgresJs } from './clients.ts'
@@ -43,4 +44,33 @@ describe.skipIf(url === undefined)('a transaction on postgres.js whose connectio
     )
     expect([await place.count('business'), await place.count('outbox_events')]).toEqual([0, 0])
   })
+
+  // postgres.js never answers what is sent between a socket's error and its end, nor anything after it.
+  test.each(['in a transaction', 'outside of one'])(
+    'answers again after a reset %s',
+    async (where) => {
+      const network = await FaultyNetwork.start(url)
+      place.closing(() => network.close())
+      await place.initialized(1)
+      const client = await place.open(1, network.url)
+      const outbox = client.outbox({ schema: place.schema, logger: false })
+      const bus = new OutboxEventBus(outbox)
+      for (let round = 0; round < 10; round++) {
+        const cut = network.cutAnswer(/INSERT INTO/)
+        const emitting =
+          where === 'in a transaction'
+            ? outbox.transaction(() => Promise.all([bus.emit('lost', round), bus.emit('lost', round)]))
+            : bus.emit('lost', round).catch(() => outbox.stats())
+        const lost = emitting.then(
+          () => 'went on',
+          (error) => error.code,
+        )
+        await cut
+        expect(['went on', 'OUTBOX_STORAGE', 'OUTBOX_UNKNOWN_OUTCOME']).toContain(await lost)
+        await outbox.transaction(() => bus.emit('after', round))
+        expect((await outbox.stats()).due).toBeGreaterThan(round)
+      }
+    },
+    30_000,
+  )
 })

@@ -1,4 +1,4 @@
-import type { Clock } from '../clock.ts'
+import { type Clock, endsWithin } from '../clock.ts'
 import { isPassing } from '../emitting/batching.ts'
 import type { OutboxCore } from '../emitting/outbox-core.ts'
 import type { Logger } from '../logger.ts'
@@ -119,7 +119,7 @@ export class Dispatcher {
   /** Takes nothing new, waits for what runs, then aborts it, and gives back every lease that the database lets it. */
   async stop(drainMs: number): Promise<void> {
     this.#stopping = true
-    if (await this.#within(drainMs + 2 * GRACE_MS + UNANSWERED_MS, this.#end(drainMs))) return
+    if (await endsWithin(this.#clock, drainMs + 2 * GRACE_MS + UNANSWERED_MS, this.#end(drainMs))) return
     this.#settler.abandon()
     void this.#heartbeat.stop()
     this.#logger.error({ held: this.#held.size }, 'the database does not answer; the leases will run out')
@@ -133,14 +133,14 @@ export class Dispatcher {
     const background = [this.#poller, this.#purger, this.#unhandled, this.#listening]
     await Promise.all(background.map((part) => part.stop()))
     this.#releaseQueue()
-    if (!(await this.#within(drainMs, this.#held.emptied()))) {
+    if (!(await endsWithin(this.#clock, drainMs, this.#held.emptied()))) {
       const reason = new StoppingError('the bus is stopping')
       this.#held.abortAll((attempt) => attempt.abort(reason, { wait: true }))
-      if (!(await this.#within(GRACE_MS, this.#held.emptied()))) {
+      if (!(await endsWithin(this.#clock, GRACE_MS, this.#held.emptied()))) {
         this.#held.abortAll((attempt) => attempt.abort(reason))
         this.#settler.abandon()
         // What was aborted is still on its way to the settler.
-        await this.#within(GRACE_MS, this.#held.emptied())
+        await endsWithin(this.#clock, GRACE_MS, this.#held.emptied())
       }
     }
     await this.#settler.drained()
@@ -262,13 +262,5 @@ export class Dispatcher {
     for (const event of events) this.#accept(event, leasedAt, outcome.put)
     if (this.#stopping) this.#releaseQueue()
     else this.#startMore()
-  }
-
-  /** Whether `work` ended within `ms`. */
-  #within(ms: number, work: Promise<void>): Promise<boolean> {
-    return new Promise((resolve, reject) => {
-      const cancel = this.#clock.after(ms, () => resolve(false))
-      work.then(() => resolve(true), reject).finally(cancel)
-    })
   }
 }

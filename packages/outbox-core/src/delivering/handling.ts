@@ -1,6 +1,6 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { outsideCallers } from '../async-scope.ts'
-import type { Clock } from '../clock.ts'
+import { type Clock, endsWithin } from '../clock.ts'
 import type { Emission } from '../emitting/emission.ts'
 import { CLAIM_HEADER } from '../emitting/event.ts'
 import { validate } from '../emitting/schema.ts'
@@ -77,7 +77,7 @@ export class Handling {
       return completed(attempt, session)
     } catch (thrown) {
       const dropping = session.drop()
-      if (dropping) await this.#patiently(dropping)
+      if (dropping) await endsWithin(this.#parts.clock, DROP_MS, dropping)
       return this.#failed(attempt, registration, toError(thrown))
     } finally {
       attempt.handling = undefined
@@ -179,13 +179,6 @@ export class Handling {
   #tooLate(attempt: Attempt, error: unknown): void {
     const fields = { ...attempt.logFields, ...errFields(error) }
     this.#parts.logger.warn(fields, 'emitted too late, after its attempt had ended')
-  }
-
-  async #patiently(dropping: Promise<unknown>): Promise<void> {
-    const { promise: enough, resolve } = Promise.withResolvers<void>()
-    const cancel = this.#parts.clock.after(DROP_MS, resolve)
-    await Promise.race([dropping, enough])
-    cancel()
   }
 }
 

@@ -1,4 +1,4 @@
-import { type Clock, systemClock } from '../clock.ts'
+import { type Clock, endsWithin, systemClock } from '../clock.ts'
 
 // One that takes longer keeps nobody waiting: the order of keys does not depend on turns.
 const LONGEST_MS = 1_000
@@ -9,7 +9,7 @@ const LONGEST_MS = 1_000
  */
 export class KeyTurns {
   readonly #clock: Pick<Clock, 'after'>
-  readonly #last = new Map<string, Promise<void>>()
+  readonly #last = new Map<string, Promise<unknown>>()
 
   constructor(clock: Pick<Clock, 'after'> = systemClock) {
     this.#clock = clock
@@ -20,24 +20,12 @@ export class KeyTurns {
     if (own.length === 0) return work()
     const begun = Promise.all(own.map((key) => this.#last.get(key)))
     const turn = begun.then(work)
-    const ended = begun.then(() => this.#atMost(turn))
+    const ended = begun.then(() => endsWithin(this.#clock, LONGEST_MS, Promise.allSettled([turn])))
     for (const key of own) this.#last.set(key, ended)
     try {
       return await turn
     } finally {
       for (const key of own) if (this.#last.get(key) === ended) this.#last.delete(key)
     }
-  }
-
-  /** Waits for the end of something, whatever it is, but not for ever. */
-  #atMost(awaited: Promise<unknown>): Promise<void> {
-    return new Promise((resolve) => {
-      const cancel = this.#clock.after(LONGEST_MS, resolve)
-      const end = (): void => {
-        cancel()
-        resolve()
-      }
-      awaited.then(end, end)
-    })
   }
 }

@@ -54,10 +54,7 @@ export function postgresError(thrown: unknown): OutboxError {
       { cause },
     )
   }
-  const transient =
-    !failure.says(CLOSED_TEXT) &&
-    (failure.is(TRANSIENT, SERIALIZATION, UNREACHABLE, DISCONNECTED) ||
-      failure.says(UNREACHABLE_TEXT, DISCONNECTED_TEXT))
+  const transient = !failure.says(CLOSED_TEXT) && (failure.is(TRANSIENT, SERIALIZATION) || isLost(failure))
   const code = failure.codes[0] ?? cause.name
   return new StorageError(`Postgres failed (${code}: ${cause.message}); nothing was written`, {
     cause,
@@ -87,8 +84,7 @@ export function postgresWriteError(thrown: unknown): OutboxError {
 /** The same for a COMMIT. Some clients try to roll back after it failed and throw what came of that. */
 export function postgresCommitError(thrown: unknown): OutboxError {
   const failure = read(thrown)
-  const lost = failure.is(UNREACHABLE, DISCONNECTED) || failure.says(UNREACHABLE_TEXT, DISCONNECTED_TEXT)
-  if (thrown instanceof OutboxError || !lost) return postgresError(thrown)
+  if (thrown instanceof OutboxError || !isLost(failure)) return postgresError(thrown)
   const { cause } = failure
   return new UnknownOutcomeError(
     `the connection to Postgres was lost during a write (${cause.message}); it may or may not have happened`,
@@ -106,6 +102,11 @@ export function isInTheWay(thrown: unknown): boolean {
   return read(thrown).is(SERIALIZATION, /^55P03$/)
 }
 
+/** Whether the connection was lost, or the server could not be reached. */
+export function isDisconnected(thrown: unknown): boolean {
+  return isLost(read(thrown))
+}
+
 /** Whether the role may not do it. */
 export function isForbidden(thrown: unknown): boolean {
   return read(thrown).is(/^42501$/)
@@ -120,6 +121,10 @@ interface Failure {
   readonly isRefusal: boolean
   is(...patterns: readonly RegExp[]): boolean
   says(...patterns: readonly RegExp[]): boolean
+}
+
+function isLost(failure: Failure): boolean {
+  return failure.is(UNREACHABLE, DISCONNECTED) || failure.says(UNREACHABLE_TEXT, DISCONNECTED_TEXT)
 }
 
 function read(thrown: unknown): Failure {

@@ -1,3 +1,4 @@
+export { isDisconnected } from './errors.ts'
 export type { PostgresExecutor, PostgresListener, PostgresParameter } from './executor.ts'
 export {
   type PostgresTableOptions,

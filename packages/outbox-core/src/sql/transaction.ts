@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { endsWithin, systemClock } from '../clock.ts'
 import { TransactionClosedError } from '../errors.ts'
 import { isSerializationFailure, postgresCommitError, postgresError } from './errors.ts'
 
@@ -17,8 +18,9 @@ export async function untilUndisturbed<R>(run: () => Promise<R>): Promise<R> {
   }
 }
 
-// postgres.js may wait for ever for a rollback on a connection that is gone; there is nothing left to roll back then.
-const LONGEST_ROLLBACK_MS = 5_000
+// postgres.js may never answer what was sent down a connection that is gone, a rollback or a statement of the callback's
+// own: its answer to any of them is not waited for longer. Nothing is lost, as nothing more can be committed.
+const LONGEST_WAIT_MS = 5_000
 
 type Callback<Tx, R> = (tx: Tx) => Promise<R>
 
@@ -30,7 +32,6 @@ export class TransactionAttempt<Tx, R> {
   #phase: 'beginning' | 'working' | 'committing' = 'beginning'
   #working: Promise<void> | undefined
   #failure: { readonly thrown: unknown } | undefined
-  #over = false
   readonly #rollback = Promise.withResolvers<never>()
   #patience: ReturnType<typeof setTimeout> | undefined
 
@@ -47,9 +48,8 @@ export class TransactionAttempt<Tx, R> {
     } catch (error) {
       // postgres.js gives up as soon as the connection is lost, while the callback still runs.
       const givenUp = this.#phase === 'working' && !this.#failure
-      this.#over = true
       this.#close()
-      await this.#working
+      if (this.#working) await endsWithin(systemClock, LONGEST_WAIT_MS, this.#working)
       if (givenUp && this.#failure?.thrown instanceof TransactionClosedError) throw postgresError(error)
       // A client whose rollback fails throws that instead of what the callback threw.
       if (this.#failure) throw this.#failure.thrown
@@ -70,12 +70,10 @@ export class TransactionAttempt<Tx, R> {
       },
       (thrown) => {
         this.#failure = { thrown }
-        this.#patience = setTimeout(() => this.#rollback.reject(thrown), LONGEST_ROLLBACK_MS)
+        this.#patience = setTimeout(() => this.#rollback.reject(thrown), LONGEST_WAIT_MS)
       },
     )
     await this.#working
-    // It would send COMMIT or ROLLBACK down a connection that is gone, or that is another one by now.
-    if (this.#over) return new Promise<never>(() => {})
     return running
   }
 
