@@ -11,6 +11,7 @@ import { postgresFaults } from '../../../test/postgres-faults.ts'
 import { postgresKeys } from '../../../test/postgres-keys.ts'
 import { postgresParts } from '../../../test/postgres-parts.ts'
 import { postgresRefusals } from '../../../test/postgres-refusals.ts'
+import { postgresRepeats } from '../../../test/postgres-repeats.ts'
 import { postgresSuite } from '../../../test/postgres-suite.ts'
 import { postgresUpgrades } from '../../../test/postgres-upgrades.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
@@ -43,6 +44,7 @@ describe.skipIf(url === undefined)('Postgres', () => {
   postgresSuite('Drizzle on postgres.js', url, postgresJs)
   postgresFaults('Drizzle on node-postgres, faults', url, nodePostgres)
   postgresFaults('Drizzle on postgres.js, faults', url, postgresJs)
+  postgresRepeats('Drizzle on node-postgres, answers lost', url, nodePostgres)
   postgresKeys('Drizzle on node-postgres, keys', url, nodePostgres, { isolationLevel: 'repeatable read' })
   postgresKeys('Drizzle on postgres.js, keys', url, postgresJs, { isolationLevel: 'repeatable read' })
   postgresParts('Drizzle on node-postgres, parts', url, nodePostgres)

@@ -9,6 +9,7 @@ import { postgresFaults } from '../../../test/postgres-faults.ts'
 import { postgresKeys } from '../../../test/postgres-keys.ts'
 import { postgresParts } from '../../../test/postgres-parts.ts'
 import { postgresRefusals } from '../../../test/postgres-refusals.ts'
+import { postgresRepeats } from '../../../test/postgres-repeats.ts'
 import { postgresSuite } from '../../../test/postgres-suite.ts'
 import { postgresUpgrades } from '../../../test/postgres-upgrades.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
@@ -22,6 +23,7 @@ describe.skipIf(url === undefined)('Postgres', () => {
   if (url === undefined) return
   postgresSuite('Prisma on adapter-pg', url, (...args) => connect(PrismaClient, ...args))
   postgresFaults('Prisma on adapter-pg, faults', url, (...args) => connect(PrismaClient, ...args))
+  postgresRepeats('Prisma on adapter-pg, answers lost', url, (...args) => connect(PrismaClient, ...args))
   postgresKeys('Prisma on adapter-pg, keys', url, (...args) => connect(PrismaClient, ...args), {
     isolationLevel: 'RepeatableRead',
   })
