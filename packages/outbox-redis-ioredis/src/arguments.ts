@@ -8,7 +8,7 @@ import {
   TransactionTooLargeError,
   type When,
 } from 'outbox-core'
-import { APPEND } from './scripts/append.ts'
+import { APPEND, APPEND_IN_PLACE } from './scripts/append.ts'
 import type { Script } from './scripts/script.ts'
 import { WRITE } from './scripts/write.ts'
 
@@ -55,21 +55,27 @@ export function expiryArguments(expires: When): readonly ['PX' | 'PXAT', string]
   return 'at' in expires ? ['PXAT', moment(expires.at)] : ['PX', moment(expires.inMs)]
 }
 
-/** The script that writes outcomes, the lesser one where it can, and its arguments. @throws TransactionTooLargeError */
-export function scriptFor(
-  outcomes: readonly Outcome[],
-  writing: Writing,
-): { readonly script: Script; readonly args: Argument[] } {
-  const script = outcomes.every(isOnlyAppending) ? APPEND : WRITE
-  const what = script === APPEND ? appendArguments(outcomes) : writeArguments(outcomes)
-  const { channel = '', whenFull = false } = writing
-  const args = [channel, flag(whenFull), ...what]
+/** A script and what it is given. */
+export interface Call {
+  readonly script: Script
+  readonly args: readonly Argument[]
+  /** Whether it says what became of each outcome; otherwise all are applied. */
+  readonly tells: boolean
+}
+
+/** The script that writes outcomes, the least that can, and its arguments. @throws TransactionTooLargeError */
+export function callFor(outcomes: readonly Outcome[], { channel = '', whenFull = false }: Writing): Call {
+  const args: Argument[] = [channel, flag(whenFull)]
+  const tells = !outcomes.every(isOnlyAppending)
+  if (tells) addOutcomes(args, outcomes)
+  else addAppended(args, outcomes)
   if (args.length > MOST_ARGUMENTS)
     throw new TransactionTooLargeError('arguments of a script', MOST_ARGUMENTS, args.length)
-  const characters = args.reduce((sum, { length }) => sum + length, 0)
+  let characters = 0
+  for (const { length } of args) characters += length
   if (characters > MOST_CHARACTERS)
     throw new TransactionTooLargeError('characters in a script', MOST_CHARACTERS, characters)
-  return { script, args }
+  return { script: tells ? WRITE : outcomes.some(hasKeys) ? APPEND_IN_PLACE : APPEND, args, tells }
 }
 
 /** The payload that outcomes put, when they do nothing else. */
@@ -84,62 +90,70 @@ function isOnlyAppending({ settle, append, remove }: Outcome): boolean {
   return !settle && remove.length === 0 && append.every(({ fingerprint }) => fingerprint === null)
 }
 
-function appendArguments(outcomes: readonly Outcome[]): Argument[] {
-  const events = outcomes.flatMap(({ append }) => append)
-  const payloads = outcomes.flatMap(({ put }) => put)
-  return [
-    String(events.length),
-    ...events.flatMap(eventArguments),
-    String(payloads.length),
-    ...payloads.flatMap(payloadArguments),
-  ]
+function hasKeys({ append }: Outcome): boolean {
+  return append.some(({ key }) => key !== null)
 }
 
-function writeArguments(outcomes: readonly Outcome[]): Argument[] {
-  return [String(outcomes.length), ...outcomes.flatMap(outcomeArguments)]
+// Pushed one by one: a drain makes a dozen of them for every event, and arrays of arrays cost more than what is in them.
+function addAppended(args: Argument[], outcomes: readonly Outcome[]): void {
+  args.push(String(outcomes.reduce((sum, { append }) => sum + append.length, 0)))
+  for (const { append } of outcomes) for (const event of append) addEvent(args, event)
+  args.push(String(outcomes.reduce((sum, { put }) => sum + put.length, 0)))
+  for (const { put } of outcomes) for (const payload of put) addPayload(args, payload)
 }
 
-function outcomeArguments({ settle, append, put, remove }: Outcome): Argument[] {
-  return [
-    ...(settle ? settlementArguments(settle) : ['']),
-    String(append.length),
-    ...append.flatMap((event) => [
-      ...eventArguments(event),
-      event.fingerprint ?? '',
-      flag(event.leased),
-      flag(event.inPlace),
-    ]),
-    String(put.length),
-    ...put.flatMap(payloadArguments),
-    String(remove.length),
-    ...remove,
-  ]
+function addOutcomes(args: Argument[], outcomes: readonly Outcome[]): void {
+  args.push(String(outcomes.length))
+  for (const { settle, append, put, remove } of outcomes) {
+    if (settle) addSettlement(args, settle)
+    else args.push('')
+    args.push(String(append.length))
+    for (const event of append) {
+      addEvent(args, event)
+      args.push(event.fingerprint ?? '', flag(event.leased), flag(event.inPlace))
+    }
+    args.push(String(put.length))
+    for (const payload of put) addPayload(args, payload)
+    addIds(args, remove)
+  }
 }
 
-function settlementArguments(settle: Settlement): Argument[] {
+function addSettlement(args: Argument[], settle: Settlement): void {
   const { from, to, inMs, error, pardon, yields } = changeBy(settle)
-  const change = [from, settle.id, String(settle.attempt), to, numeral(inMs), error ?? '', pardon]
-  if (settle.kind !== 'complete' || !(settle.also || settle.take)) return [...change, flag(yields)]
+  args.push(from, settle.id, String(settle.attempt), to, numeral(inMs), error ?? '', pardon)
+  if (settle.kind !== 'complete' || !(settle.also || settle.take)) {
+    args.push(flag(yields))
+    return
+  }
   const { also = [], take } = settle
-  return [...change, 'run', take?.id ?? '', numeral(take?.leaseMs ?? 0), String(also.length), ...also]
+  args.push('run', take?.id ?? '', numeral(take?.leaseMs ?? 0))
+  addIds(args, also)
 }
 
-function eventArguments({ id, type, address, key, body, headers, due }: NewEvent): Argument[] {
-  const where = address === type ? '' : address
-  return [id, type, body, JSON.stringify(headers), ...whenArguments(due), where, key ?? '']
+function addEvent(args: Argument[], { id, type, address, key, body, headers, due }: NewEvent): void {
+  args.push(id, type, body, JSON.stringify(headers))
+  addWhen(args, due)
+  args.push(address === type ? '' : address, key ?? '')
+}
+
+function addIds(args: Argument[], ids: readonly string[]): void {
+  args.push(String(ids.length))
+  for (const id of ids) args.push(id)
 }
 
 function flag(is = false): string {
   return is ? '1' : '0'
 }
 
-function payloadArguments({ id, data, expires }: PayloadRecord): Argument[] {
+function addPayload(args: Argument[], { id, data, expires }: PayloadRecord): void {
   // A copy: in a MULTI the bytes are sent later, when the caller may have reused them.
-  return [id, Buffer.from(data), ...whenArguments(expires)]
+  args.push(id, Buffer.from(data))
+  addWhen(args, expires)
 }
 
-function whenArguments(when: When): [string, string] {
-  return 'at' in when ? [moment(when.at), ''] : ['', numeral(when.inMs)]
+function addWhen(args: Argument[], when: When): void {
+  if ('at' in when) args.push(moment(when.at), '')
+  else args.push('', numeral(when.inMs))
 }
 
 /** Redis takes no moment before 1, and no parts of a millisecond. */

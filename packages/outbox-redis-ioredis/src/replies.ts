@@ -11,13 +11,13 @@ export function outcomeResult(reply: string): OutcomeResult {
 }
 
 /** What the lease script says. */
-export function leasedEvents([now, ...fields]: readonly string[]): LeasedEvent[] {
-  const leasedAt = Number(now)
+export function leasedEvents(fields: readonly string[]): LeasedEvent[] {
+  const leasedAt = Number(fields[0])
   const events: (LeasedEvent & { behind?: StoredEvent[] })[] = []
-  for (const row of rows(fields, 9)) {
-    const event = storedEvent(row)
+  for (let at = 1; at < fields.length; at += 9) {
     const first = events.at(-1)
-    if (!row[5]?.startsWith('+') || !first) events.push({ ...event, leasedAt })
+    const event = storedEvent(fields, at)
+    if (!fields[at + 5]?.startsWith('+') || !first) events.push({ ...event, leasedAt })
     else if (first.behind) first.behind.push(event)
     else first.behind = [event]
   }
@@ -52,18 +52,18 @@ export function storageStats(reply: readonly (number | string)[]): StorageStats 
   }
 }
 
-function storedEvent(row: readonly string[]): StoredEvent {
-  const [id = '', type = '', body = '', headers = '{}', created, attempt, uncounted, address, key] = row
+function storedEvent(fields: readonly string[], at = 0): StoredEvent {
+  const type = fields[at + 1] ?? ''
   return {
-    id,
+    id: fields[at] ?? '',
     type,
-    address: address || type,
-    key: key || null,
-    body,
-    headers: JSON.parse(headers),
-    createdAt: Number(created),
-    attempt: Number(attempt),
-    uncounted: Number(uncounted),
+    address: fields[at + 7] || type,
+    key: fields[at + 8] || null,
+    body: fields[at + 2] ?? '',
+    headers: JSON.parse(fields[at + 3] ?? '{}'),
+    createdAt: Number(fields[at + 4]),
+    attempt: Number(fields[at + 5]),
+    uncounted: Number(fields[at + 6]),
   }
 }
 

@@ -15,7 +15,7 @@ import type {
   StorageStats,
   Waiting,
 } from 'outbox-core'
-import { expiryArguments, loneRecord, numeral, scriptFor } from './arguments.ts'
+import { callFor, expiryArguments, loneRecord, numeral } from './arguments.ts'
 import { RedisCalls } from './calls.ts'
 import type { RedisClient, RedisListener, RedisTransaction } from './client.ts'
 import { redisError, redisWriteError } from './errors.ts'
@@ -30,7 +30,6 @@ import {
   waitingAddresses,
 } from './replies.ts'
 import { adoptOlder, checkServer, type Keys, keysOf, payloadKey } from './schema.ts'
-import { APPEND } from './scripts/append.ts'
 import { DEAD } from './scripts/dead.ts'
 import { EXTEND } from './scripts/extend.ts'
 import { JUDGE } from './scripts/judge.ts'
@@ -104,6 +103,8 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
       const result = await work(tx)
       // The callback may have executed it.
       const queued = this.#transactions.queued(tx)
+      // Under way already, it takes nothing more.
+      this.#transactions.end(tx)
       inspectReplies(await this.#exec(tx), queued)
       return result
     } finally {
@@ -129,9 +130,9 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
     if (outcomes.length === 0) return []
     const record = loneRecord(outcomes)
     if (record) return [await this.#put(record)]
-    const { script, args } = scriptFor(outcomes, announce ? { channel: this.#keys.channel } : {})
+    const { script, args, tells } = callFor(outcomes, announce ? { channel: this.#keys.channel } : {})
     const replies = await this.#calls.runOnce(script, args)
-    return script === APPEND ? outcomes.map(() => APPLIED) : (replies as string[]).map(outcomeResult)
+    return tells ? (replies as string[]).map(outcomeResult) : outcomes.map(() => APPLIED)
   }
 
   async lease({ limit, leaseMs, addresses, behind = 0 }: LeaseRequest): Promise<readonly LeasedEvent[]> {
@@ -228,10 +229,9 @@ export class RedisStorage<Tx extends RedisTransaction> implements Storage<Tx> {
     const results = outcomes.map((outcome, index) => queued.judge(outcome, known[index] as Known))
     const accepted = outcomes.filter((_, index) => results[index] === APPLIED)
     if (accepted.length === 0) return results
-    const { script, args } = scriptFor(accepted, { whenFull: true })
+    const { script, args, tells } = callFor(accepted, { whenFull: true })
     for (const outcome of accepted) queued.add(outcome)
-    if (script !== APPEND)
-      queued.writes.push({ position: this.#transactions.count(tx) - 1, outcomes: accepted })
+    if (tells) queued.writes.push({ position: this.#transactions.count(tx) - 1, outcomes: accepted })
     // With its text: an unknown hash would fail in the middle of the MULTI and leave the rest applied.
     tx.eval(script.text, 2, ...keysOfScripts(this.#keys.root), args)
     return results

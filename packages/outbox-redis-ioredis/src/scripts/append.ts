@@ -1,4 +1,4 @@
-import { PLACES } from './places.ts'
+import { ADDRESSES, PLACES } from './places.ts'
 import { BASICS, type Script, scriptOf } from './script.ts'
 
 /**
@@ -15,7 +15,14 @@ import { BASICS, type Script, scriptOf } from './script.ts'
  * Everything that can refuse is asked before the first write, or is that write: what a script has written before it
  * fails, stays.
  */
-export const APPEND: Script = scriptOf(`${BASICS}${PLACES}
+export const APPEND: Script = appending(false)
+
+/** The same where some of the events have a key. */
+export const APPEND_IN_PLACE: Script = appending(true)
+
+function appending(hasKeys: boolean): Script {
+  const forKeys = (part: string): string => (hasKeys ? part : '')
+  return scriptOf(`${BASICS}${ADDRESSES}${forKeys(PLACES)}
 local payloads = 4 + ARGV[3] * 8
 local fresh = {}
 for at = 4, payloads - 1, 8 do
@@ -24,9 +31,10 @@ for at = 4, payloads - 1, 8 do
   if known == 0 then
     fresh[#fresh + 1] = at
     expects(address_of(ARGV[at + 1], ARGV[at + 6]))
+${forKeys(`
     local refused = ARGV[at + 7] ~= '' and expects_key(ARGV[at + 7])
     if refused then return refused end
-  elseif known ~= 1 then return refusal(key, known) end
+`)}  elseif known ~= 1 then return refusal(key, known) end
 end
 if fresh[1] then needs('HSET', root .. 'event:' .. ARGV[fresh[1]], 'state', '') end
 if ARGV[payloads + 1] then needs('SET', root .. 'saga:' .. ARGV[payloads + 1], '', 'PXAT', '1') end
@@ -36,10 +44,11 @@ if ARGV[2] == '1' then go_on_when_full() end
 learn_addresses()
 local entries, states, created = {}, {}, text(now)
 for _, at in ipairs(fresh) do
-  local is_blocked = is_behind(ARGV[at + 7], ARGV[at])
-  if is_blocked then states[at] = 'blocked' end
-  enter(entries, is_blocked and blocked or due_at(address_of(ARGV[at + 1], ARGV[at + 6])),
-    moment(ARGV[at + 4], ARGV[at + 5]), ARGV[at])
+  local set = due_at(address_of(ARGV[at + 1], ARGV[at + 6]))
+${forKeys(`
+  if is_behind(ARGV[at + 7], ARGV[at]) then states[at], set = 'blocked', blocked end
+`)}
+  enter(entries, set, moment(ARGV[at + 4], ARGV[at + 5]), ARGV[at])
 end
 add_all(entries)
 for _, at in ipairs(fresh) do
@@ -52,3 +61,4 @@ for at = payloads + 1, #ARGV, 4 do
 end
 announce(ARGV[1])
 `)
+}

@@ -1,18 +1,8 @@
 /**
- * For scripts that append: where events are put, at an address or behind others in their key. Both are looked at before the
- * first write, each once.
+ * For scripts that append: at which addresses events are put. Each is looked at before the first write, once.
  */
-export const PLACES = `
--- The events of a key, in their order; only the first may be taken.
-local function places_in(key) return root .. 'key:' .. key end
-local sizes, unknown, tails = {}, {}, {}
--- Of all keys, an example is asked for.
-local asked = {}
-local function needs_of_keys(command, key, ...)
-  if asked[command] then return end
-  asked[command] = true
-  needs(command, key, ...)
-end
+export const ADDRESSES = `
+local sizes, unknown = {}, {}
 local function expects(address)
   if sizes[address] then return end
   sizes[address] = redis.call('ZCARD', due_at(address))
@@ -24,6 +14,29 @@ local function expects(address)
   end
   unknown[#unknown + 1] = '0'
   unknown[#unknown + 1] = address
+end
+local function learn_addresses()
+  if unknown[1] then in_chunks(unknown, function(...) redis.call('ZADD', addresses, ...) end) end
+end
+local nothing = {}
+-- What most events have not.
+local function noted(address, key)
+  if address == '' and key == '' then return nothing end
+  return { 'address', address, 'key', key }
+end
+`
+
+/** The same for the keys in which events are put behind others. */
+export const PLACES = `
+-- The events of a key, in their order; only the first may be taken.
+local function places_in(key) return root .. 'key:' .. key end
+local tails = {}
+-- Of all keys, an example is asked for.
+local asked = {}
+local function needs_of_keys(command, key, ...)
+  if asked[command] then return end
+  asked[command] = true
+  needs(command, key, ...)
 end
 -- Why nothing can be put into a key; nothing when it can.
 local function expects_key(key)
@@ -37,9 +50,6 @@ local function expects_key(key)
   needs_of_keys('ZADD', places_in(key), '0', '')
   tails[key] = tonumber(last[2]) or false
 end
-local function learn_addresses()
-  if unknown[1] then in_chunks(unknown, function(...) redis.call('ZADD', addresses, ...) end) end
-end
 -- Gives an event the last place in its key. Says whether it has to wait for one before it.
 local function is_behind(key, id)
   if key == '' then return false end
@@ -47,11 +57,5 @@ local function is_behind(key, id)
   tails[key] = (tail or 0) + 1
   redis.call('ZADD', places_in(key), text(tails[key]), id)
   return tail ~= false
-end
-local nothing = {}
--- What most events have not.
-local function noted(address, key)
-  if address == '' and key == '' then return nothing end
-  return { 'address', address, 'key', key }
 end
 `

@@ -23,9 +23,8 @@ export const BASICS: string = `
 local root, time = KEYS[1], redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local addresses, blocked = root .. 'addresses', root .. 'blocked'
--- What waits at an address, and what is leased there: by when it is visible.
+-- What waits at an address: by when it is visible.
 local function due_at(address) return root .. 'due:' .. address end
-local function leased_at(address) return root .. 'leased:' .. address end
 -- Most events go to whoever can handle their type, and have nothing noted.
 local function address_of(kind, address) return address and address ~= '' and address or kind end
 -- Numbers as text without an exponent.
@@ -74,6 +73,8 @@ end
 /** What several scripts do. */
 const SHARED = `
 local done, dead = root .. 'done', root .. 'dead'
+-- What is leased from an address.
+local function leased_at(address) return root .. 'leased:' .. address end
 -- Fields of an event; nil when there is none, or something else is under its key. The first field is one every event has.
 local function event_fields(id, ...)
   local key = root .. 'event:' .. id
@@ -101,6 +102,8 @@ export function script(body: string): Script {
   return scriptOf(BASICS + SHARED + body)
 }
 
-export function scriptOf(text: string): Script {
+export function scriptOf(source: string): Script {
+  // What only people read is not sent, and hashed, with every MULTI.
+  const text = source.replace(/^\s*(?:--.*\n\s*)*/gm, '')
   return { text, sha: createHash('sha1').update(text).digest('hex') }
 }

@@ -1,4 +1,4 @@
-import { PLACES } from './places.ts'
+import { ADDRESSES, PLACES } from './places.ts'
 import { type Script, script } from './script.ts'
 import { YIELDS } from './yields.ts'
 
@@ -22,7 +22,7 @@ import { YIELDS } from './yields.ts'
  */
 export const WRITE: Script = script(`
 local channel, goes_on, position = ARGV[1], ARGV[2] == '1', 4
-${PLACES}
+${ADDRESSES}${PLACES}
 local function take(count)
   local first = position
   position = first + count
