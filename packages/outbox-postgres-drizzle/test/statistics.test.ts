@@ -1,9 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import type { Lease, NewEvent, Settlement, Storage } from 'outbox-core'
+import { postgresTables } from 'outbox-core/sql'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Costs, costsOf, type PlanMode } from '../../../test/postgres-costs.ts'
 import { serverUrl } from '../../../test/servers/provided.ts'
+import { behindStatement } from '../../outbox-core/src/sql/statements.ts'
 import { nodePostgres } from './clients.ts'
 
 const url = serverUrl()
@@ -12,6 +14,7 @@ const url = serverUrl()
 const TIMES = {
   'was empty': '',
   'was vacuumed when all but empty': '',
+  'was counted when it was small': '',
   'had due events only': "0, now() - n * interval '1 s', NULL",
   'had blocked events of one key only': "4, now() - n * interval '1 s', NULL, 'key', ARRAY[n]",
   'had blocked events of a key each': "4, now() - n * interval '1 s', NULL, 'key-' || n, ARRAY[1]",
@@ -26,6 +29,11 @@ const TIMES = {
   'had a few dead letters among done ones':
     "CASE WHEN n < 50 THEN 3 ELSE 2 END, now() - n * interval '1 s', now() - n * interval '1 s'",
 } as const
+
+const TUPLES: Readonly<Record<string, number>> = {
+  'was vacuumed when all but empty': 0,
+  'was counted when it was small': 12_000,
+}
 
 describe.skipIf(url === undefined)(
   'whatever the statistics say, a statement touches what it is asked for',
@@ -58,6 +66,11 @@ describe.skipIf(url === undefined)(
       await raw.query(
         `INSERT INTO ${schema}.outbox_events_keys SELECT 'key-' || n, 10 FROM generate_series(1, 4000) AS n`,
       )
+      // Behind the first event of one key are 20,000.
+      await raw.query(`INSERT INTO ${schema}.outbox_events (id, type, body, headers, created_at, attempt, state, visible_at, key, place)
+      SELECT 'hot-' || n, 'keyed', '{}', '{}', now(), 1, CASE n WHEN 1 THEN 1 ELSE 4 END, now() + interval '1 h', 'hot', ARRAY[n]
+      FROM generate_series(1, 20001) AS n`)
+      await raw.query(`INSERT INTO ${schema}.outbox_events_keys VALUES ('hot', 20001)`)
       await raw.query(`VACUUM ${schema}.outbox_events, ${schema}.outbox_events_keys, ${schema}.saga_store`)
     })
     afterAll(async () => {
@@ -109,18 +122,30 @@ describe.skipIf(url === undefined)(
     const modes: readonly PlanMode[] = ['custom', 'generic']
     for (const [time, rows] of Object.entries(TIMES)) {
       test.each(modes)(`statistics of when the table ${time}, %s plans`, async (mode) => {
-        await remember(rows, time.includes('vacuumed') ? 0 : 200_000)
+        await remember(rows, TUPLES[time] ?? 200_000)
         const { storage } = client.outbox({ schema, logger: false })
         const wrong: object[] = []
-        for (const [name, asked, work] of everything(storage)) {
-          const { rows, buffers } = await touchedBy(work, mode)
+        const look = (name: string, asked: number, { rows, buffers }: Costs): void => {
           if (rows > 6 * asked + 20 || buffers > 60 * asked + 200) wrong.push({ name, asked, rows, buffers })
+        }
+        for (const [name, asked, work] of everything(storage)) look(name, asked, await touchedBy(work, mode))
+        for (const [name, asked, ids] of BEHIND) {
+          const { text, parameters } = behindStatement(postgresTables({ schema }), ids, asked / ids.length)
+          look(name, asked, await costsOf(raw, { text, parameters }, mode))
         }
         expect(wrong).toEqual([])
       })
     }
   },
 )
+
+/** What a lease asks for once it has leased the first events of keys. */
+const BEHIND: readonly (readonly [name: string, asked: number, ids: readonly string[]])[] = [
+  ['behind one of many', 100, ['hot-1']],
+  ['behind many', 200 * 7, keys(1, 200).map((key) => `${key.replace('key', 'keyed')}-1`)],
+]
+
+const HOT: readonly (Lease & { readonly key: string })[] = [{ id: 'hot-1', attempt: 1, key: 'hot' }]
 
 type Asked = readonly [name: string, asked: number, work: () => Promise<unknown>]
 
@@ -132,6 +157,7 @@ function everything<Tx, O>(storage: Storage<Tx, O>): Asked[] {
     ['lease of many', 400, () => storage.lease({ limit: 100, leaseMs: 60_000, addresses: shares(100, 4) })],
     ['waiting', 2, () => storage.waiting()],
     ['advance', 1, () => storage.advance?.(['key-1']) ?? Promise.resolve()],
+    ['advance of the hot key', 1, () => storage.advance?.(['hot']) ?? Promise.resolve()],
     ['advance many', 200, () => storage.advance?.(keys(1, 200)) ?? Promise.resolve()],
     ['advance all', 1_000, () => storage.advance?.() ?? Promise.resolve()],
     ['keep', 1, () => storage.keep('event-4', 60_000)],
@@ -178,6 +204,20 @@ function bySize<Tx, O>(storage: Storage<Tx, O>, count: number): Asked[] {
   const complete = { kind: 'complete', keepMs: 0 }
   return [
     write('complete of keys', first(2, count), complete),
+    ...(count === 1
+      ? [
+          write('complete of the hot key', HOT, complete),
+          write('complete a run of the hot key', HOT, complete, () => ({
+            settle: {
+              ...{ ...HOT[0], ...complete, also: ['hot-2', 'hot-3'] },
+              take: { id: 'hot-4', leaseMs: 60_000 },
+            },
+          })),
+          write('append to the hot key', [{ id: 'event-2', attempt: 1 }], complete, () => ({
+            append: [{ ...chosen('to-hot'), fingerprint: null, key: 'hot' }],
+          })),
+        ]
+      : []),
     write('keep of keys', first(2, count), { kind: 'complete', keepMs: 1_000 }),
     write('discard of keys', first(1, count), { kind: 'discard' }),
     write('step of keys', first(2, count), complete, (n) => ({

@@ -73,15 +73,24 @@ export function leaseStatement({ events }: PostgresTables, request: LeaseRequest
     : { text, parameters: [limit, leaseMs, JSON.stringify(asked)] }
 }
 
-/** What waits right behind events of keys, in order: at most so many of each, which is `first`; and whether it is due. */
+/**
+ * What waits right behind events of keys, in order: at most so many of each, which is `first`; and whether it is due. From
+ * one to the next, by index: asked for all of them, the server might read and sort the whole key.
+ */
 export function behindStatement({ events }: PostgresTables, ids: readonly string[], most: number): Statement {
+  const next = (of: string): string =>
+    `SELECT * FROM (
+          SELECT ${EVENT_COLUMNS}, ${CREATED}, place, state, (visible_at <= now())::int AS due FROM ${events} AS b
+          WHERE b.key = ${of}.key AND b.place > ${of}.place ORDER BY b.key, b.place LIMIT 1
+        ) AS one WHERE state = ${STATE.blocked}`
   return {
-    text: `SELECT behind.*, f.id AS first FROM json_array_elements_text($1::json) AS f (id)
-      CROSS JOIN LATERAL (SELECT key, place FROM ${events} WHERE id = f.id OFFSET 0) AS e
-      CROSS JOIN LATERAL (
-        SELECT ${EVENT_COLUMNS}, ${CREATED}, place, (visible_at <= now())::int AS due FROM ${events} AS b
-        WHERE b.key = e.key AND b.place > e.place AND ${isIn(STATE.blocked, 'b.')} ORDER BY b.key, b.place ${atMost('$2')}
-      ) AS behind ORDER BY f.id, behind.place`,
+    text: `WITH RECURSIVE behind AS (
+        SELECT f.id AS first, 1 AS nth, next.* FROM json_array_elements_text($1::json) AS f (id)
+        CROSS JOIN LATERAL (SELECT key, place FROM ${events} WHERE id = f.id OFFSET 0) AS e
+        CROSS JOIN LATERAL (${next('e')}) AS next
+        UNION ALL SELECT behind.first, behind.nth + 1, next.* FROM behind
+        CROSS JOIN LATERAL (${next('behind')}) AS next WHERE behind.nth < $2::bigint
+      ) SELECT * FROM behind ORDER BY first, nth`,
     parameters: [JSON.stringify(ids), most],
   }
 }
