@@ -7,10 +7,8 @@ import type { DispatcherSettings } from './bus-options.ts'
 import { answeredWithin, Pace, Unanswered } from './deadline.ts'
 import type { Taken } from './poller.ts'
 import type { Registrations } from './registrations.ts'
+import { RunLength } from './run-length.ts'
 import { Shares } from './shares.ts'
-
-// Where few keys are all there is to do, a worker goes on with what waits in them.
-const MOST_BEHIND = 100
 
 /** Asks the database for what this worker can do. */
 export class Leasing {
@@ -23,8 +21,7 @@ export class Leasing {
   readonly #take: (events: readonly LeasedEvent[], leasedAt: number) => void
   readonly #unanswered: Unanswered
   readonly #pace: Pace
-  /** Whether the last lease that brought something brought the first events of few keys, and little else. */
-  #fewKeys = false
+  readonly #runLength = new RunLength()
 
   /** @param take gets what was leased, and when it was asked for, by the clock's `elapsed`; also what comes late */
   constructor(
@@ -83,11 +80,10 @@ export class Leasing {
     const waiting = this.#registrations.takesOthers ? await this.waiting(deadlineMs) : []
     const addresses = this.shares.of(wanted, waiting)
     if (addresses.length === 0) return { count: 0, more: false }
-    const behind = this.#fewKeys ? MOST_BEHIND : 0
+    const { behind } = this.#runLength
     const events = await this.#ask({ limit: wanted, addresses, behind }, deadlineMs, (leased) => {
       this.backlog = this.shares.taken(addresses, leased, wanted)
-      // While a key is being handled nothing comes of it.
-      if (leased.length > 0) this.#fewKeys = leased.length < wanted / 4 && leased.some(isKeyed)
+      this.#runLength.learn(leased, behind)
     })
     return { count: events.length, more: this.backlog }
   }
@@ -109,8 +105,4 @@ export class Leasing {
     this.#take(events, leasedAt)
     return events
   }
-}
-
-function isKeyed({ key }: LeasedEvent): boolean {
-  return key !== null
 }
