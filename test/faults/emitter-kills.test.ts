@@ -13,7 +13,7 @@ const IDS_OF_A_PROCESS = 1_000_000
 
 scenario(
   'emitter killed',
-  { short: 100, long: 2_000 },
+  { short: 60, long: 2_000 },
   async ({ opened, ledger, start }, { amount, random }) => {
     await inParallel(amount, WIDTH, async (number) => {
       const child = await start('emit', { first: number * IDS_OF_A_PROCESS })

@@ -15,7 +15,7 @@ const EVENTS_OF_A_SLIP = 5
 
 onServers(
   'server killed',
-  { short: 5_000, shortOnDynamoDB: 100, long: 100_000, adapters: SERVED },
+  { short: 5_000, shortOnDynamoDB: 50, long: 100_000, adapters: SERVED },
   async (_, { adapter, amount, random, skip }) => {
     const { server: kind }: FaultAdapter = ADAPTERS[adapter]
     const server = kind && (await startOwnServer(kind))

@@ -16,7 +16,7 @@ const REPEATED: readonly Point[] = ['executing', 'finished', 'compensating']
 
 scenario(
   'worker killed',
-  { short: 100, shortOnDynamoDB: 25, long: 2_000 },
+  { short: 60, shortOnDynamoDB: 20, long: 2_000 },
   async (stage, { amount, random }) => {
     const { ledger, start } = stage
     const slips: string[] = []
