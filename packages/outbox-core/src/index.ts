@@ -83,6 +83,7 @@ export type {
   Purged,
   PurgeOptions,
   Settlement,
+  SettlementOf,
   Storage,
   StorageLimits,
   StorageStats,

@@ -118,6 +118,9 @@ export type Settlement = Lease & {
     | { readonly kind: 'revive' /** Due at once; `uncounted` becomes `attempt`. */ }
   )
 
+/** A settlement of one kind. */
+export type SettlementOf<Kind extends Settlement['kind']> = Extract<Settlement, { readonly kind: Kind }>
+
 /**
  * The unit of writing: applied entirely or not at all. An emit only appends, a put only puts, a saga step
  * settles its event, appends the next one, puts its payload and removes the old one.

@@ -5,6 +5,7 @@ import {
   type NewEvent,
   type PayloadRecord,
   type Settlement,
+  type SettlementOf,
   type When,
 } from 'outbox-core'
 
@@ -16,8 +17,6 @@ interface BehindOperation {
   readonly filter: object
   readonly update?: object[]
 }
-
-type Completion = Extract<Settlement, { readonly kind: 'complete' }>
 
 /** Events that are held with exactly these attempt numbers. */
 export function heldFilter(leases: readonly Lease[], state: 'leased' | 'dead'): object {
@@ -120,9 +119,9 @@ function updateBy({ to, inMs: delayMs, error, pardon, yields }: Change): object[
 /** Completes what waits right behind the events of settlements, one statement for each different retention. */
 export function completionsBehind(settles: readonly Settlement[]): readonly BehindOperation[] {
   const completions = settles.filter((settle) => settle.kind === 'complete' && settle.also?.length)
-  const groups = Map.groupBy(completions as readonly Completion[], ({ keepMs }) => keepMs)
+  const groups = Map.groupBy(completions as readonly SettlementOf<'complete'>[], ({ keepMs }) => keepMs)
   return [...groups.values()].map((group) => {
-    const [first] = group as [Completion]
+    const [first] = group as [SettlementOf<'complete'>]
     const change = changeBy(first)
     const filter = { _id: { $in: group.flatMap(({ also = [] }) => also) }, state: 'blocked' }
     return change.to === 'deleted' ? { filter } : { filter, update: updateBy(change) }

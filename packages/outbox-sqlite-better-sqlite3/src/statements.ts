@@ -54,7 +54,7 @@ function texts(tables: Tables) {
     address: `SELECT ${ADDRESS} AS address, ${NOW} - visible_at AS oldestDueMs FROM ${events} ${by(open)}
       WHERE state < 2 AND ${ADDRESS} > ? ORDER BY ${ADDRESS}, visible_at LIMIT 1`,
     lease: `UPDATE ${events} SET state = ${STATE.leased}, attempt = attempt + 1, visible_at = ${NOW} + ?
-      WHERE id = ? AND attempt = ? AND state < 2 AND visible_at <= ${NOW}`,
+      WHERE seq = ? AND +id = ? AND attempt = ? AND state < 2 AND visible_at <= ${NOW}`,
     extend: `UPDATE ${events} SET visible_at = ${NOW} + ? ${held}`,
     keep: `UPDATE ${events} SET visible_at = ${NOW} + ? WHERE id = ? AND state = ${STATE.done}`,
     complete: `DELETE FROM ${events} ${held}`,

@@ -91,7 +91,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
       // Between the two, another process may have taken some, and given back: the attempt tells.
       const leased = this.#connection.together(
         due,
-        ({ id, attempt }) => this.#statements.run('lease', request.leaseMs, id, attempt) === 1,
+        ({ seq, id, attempt }) => this.#statements.run('lease', request.leaseMs, seq, id, attempt) === 1,
       )
       return due
         .filter((_, index) => leased[index])

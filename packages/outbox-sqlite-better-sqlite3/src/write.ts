@@ -4,6 +4,7 @@ import {
   type Outcome,
   type OutcomeResult,
   type Settlement,
+  type SettlementOf,
   StorageError,
 } from 'outbox-core'
 import { whenParameters, wholeMs } from './moments.ts'
@@ -20,8 +21,6 @@ import {
 
 const APPLIED: OutcomeResult = { status: 'applied' }
 const LOST: OutcomeResult = { status: 'lost' }
-
-type Completion = Extract<Settlement, { kind: 'complete' }>
 
 /** The one write: outcomes, each entirely or not at all, in the transaction that is open. */
 export class Writer {
@@ -67,7 +66,7 @@ export class Writer {
   }
 
   /** Those behind the first one, whose lease holds them as well. */
-  #completeBehind({ also = [], keepMs }: Completion, key: string): void {
+  #completeBehind({ also = [], keepMs }: SettlementOf<'complete'>, key: string): void {
     for (const id of also) {
       if (keepMs === 0) this.#statements.run('completeBehind', id, key)
       else this.#statements.run('finishBehind', wholeMs(keepMs), id, key)

@@ -2,7 +2,7 @@ import { type Clock, endsWithin } from '../clock.ts'
 import { isPassing } from '../emitting/batching.ts'
 import type { OutboxCore } from '../emitting/outbox-core.ts'
 import type { Logger } from '../logger.ts'
-import type { LeasedEvent, Outcome, OutcomeResult, PayloadRecord, Settlement } from '../storage.ts'
+import type { LeasedEvent, Outcome, OutcomeResult, PayloadRecord, SettlementOf } from '../storage.ts'
 import { errFields } from '../thrown.ts'
 import { Attempt } from './attempt.ts'
 import { StoppingError, UnansweredError } from './attempt-errors.ts'
@@ -27,8 +27,6 @@ const GRACE_MS = 1_000
 
 // How long `stop` waits beyond that for a database that does not answer.
 const UNANSWERED_MS = 5_000
-
-type Completion = Extract<Settlement, { kind: 'complete' }>
 
 /** Takes due events in batches, has them handled with bounded concurrency, and has their outcomes written. */
 export class Dispatcher {
@@ -247,7 +245,7 @@ export class Dispatcher {
   }
 
   /** Tells of an event, and of those behind it that were completed with it; the one that failed is settled next. */
-  #complete(attempt: Attempt, { also = [], take }: Completion): void {
+  #complete(attempt: Attempt, { also = [], take }: SettlementOf<'complete'>): void {
     this.#completed(attempt)
     const ran = this.#ran.get(attempt)
     for (const one of ran?.also ?? []) if (also.includes(one.id)) this.#completed(one)

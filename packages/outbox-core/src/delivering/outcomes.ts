@@ -1,5 +1,5 @@
 import { CLAIM_EXPIRES_HEADER } from '../emitting/event.ts'
-import type { Lease, NewEvent, Outcome, PayloadRecord, Settlement } from '../storage.ts'
+import type { Lease, NewEvent, Outcome, PayloadRecord, Settlement, SettlementOf } from '../storage.ts'
 import { errorFields } from '../thrown.ts'
 import type { Attempt } from './attempt.ts'
 import type { EmitSession } from './emit-session.ts'
@@ -50,7 +50,6 @@ export async function renewalIfShort(
   return isShort ? stored.renew(waitMs) : []
 }
 
-type SettlementOf<Kind> = Extract<Settlement, { kind: Kind }>
 type Verdict = Omit<SettlementOf<'retry'>, keyof Held> | Omit<SettlementOf<'bury'>, keyof Held>
 type Held = Lease & { readonly key: string | null }
 

@@ -94,9 +94,15 @@ export class Settler {
   }
 
   add({ attempt, outcome, alone }: Finished): void {
-    const entry = {
-      ...{ attempt, outcome, alone, refusals: 0, failures: 0, unanswered: 0 },
-      ...{ asideSince: undefined, settled: false },
+    const entry: Entry = {
+      attempt,
+      outcome,
+      alone,
+      refusals: 0,
+      failures: 0,
+      unanswered: 0,
+      asideSince: undefined,
+      settled: false,
     }
     this.#open.add(entry)
     this.#pending.push(entry)

@@ -1,5 +1,5 @@
 import { keyYielded } from '../settlement.ts'
-import type { NewEvent, Outcome, OutcomeResult, Settlement } from '../storage.ts'
+import type { NewEvent, Outcome, OutcomeResult, SettlementOf } from '../storage.ts'
 import { dueInMs, isDueAtOnce } from './event.ts'
 
 /** How soon there is something for a worker to take, in what was written; undefined for nothing. */
@@ -9,7 +9,8 @@ export function soonestDueMs(
   now: number,
 ): number | undefined {
   let soonest = Number.POSITIVE_INFINITY
-  for (const [index, { settle, append }] of outcomes.entries()) {
+  for (let index = 0; index < outcomes.length; index++) {
+    const { settle, append } = outcomes[index] as Outcome
     if (results[index]?.status !== 'applied') continue
     for (const { due, leased } of append) if (!leased) soonest = Math.min(soonest, dueInMs(due, now))
     if (settle?.kind === 'retry' && !isDeferred(settle)) soonest = Math.min(soonest, settle.delayMs)
@@ -19,7 +20,7 @@ export function soonestDueMs(
 }
 
 // Whoever deferred an event can't handle it for now: awake at that very moment, it would always be the first to take it.
-function isDeferred(settle: Extract<Settlement, { kind: 'retry' }>): boolean {
+function isDeferred(settle: SettlementOf<'retry'>): boolean {
   return !settle.counted && settle.delayMs > 0
 }
 
@@ -30,11 +31,13 @@ export function isForOthers(outcome: Outcome): boolean {
 
 /** Keys in which another event may wait that a settlement could not see. */
 export function unsureKeys(outcomes: readonly Outcome[], results: readonly OutcomeResult[]): string[] {
-  return outcomes.flatMap(({ settle }, index) => {
+  const keys: string[] = []
+  for (let index = 0; index < outcomes.length; index++) {
+    const key = outcomes[index]?.settle?.key
     const result = results[index]
-    const isUnsure = result?.status === 'applied' && result.unsure === true
-    return isUnsure && typeof settle?.key === 'string' ? [settle.key] : []
-  })
+    if (typeof key === 'string' && result?.status === 'applied' && result.unsure) keys.push(key)
+  }
+  return keys
 }
 
 // What a worker appends it most likely takes itself: only what comes from outside is worth a push to others.
