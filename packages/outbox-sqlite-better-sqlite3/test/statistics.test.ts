@@ -62,7 +62,7 @@ const INTENDED: Record<string, RegExp> = {
   address:
     /^SEARCH main\.\w+ USING INDEX \w+_by_address \(<expr>=\? AND visible_at[<>]\?( AND visible_at<\?)?\)$/,
   nextAddress: /^SEARCH main\.\w+ USING INDEX \w+_by_address \(<expr>>\?\)$/,
-  inKey: /^SEARCH (main\.\w+|behind) USING COVERING INDEX \w+_keys \(key=\?\)$/,
+  inKey: /^SEARCH (main\.\w+|behind) USING (COVERING )?INDEX \w+_keys \(key=\?\)$/,
   // A count of the blocked reads what has a key, most of which is.
   keys: /^SEARCH main\.\w+ USING COVERING INDEX \w+_keys \(key>\?\)$/,
   // A count of the dead reads their own partial index, and nothing but it.
@@ -139,6 +139,19 @@ async function useAll(storage: ReturnType<typeof outboxOn>['storage']): Promise<
   await settle({ ...lease('h2'), key: 'k', kind: 'complete', keepMs: 0 })
   await takeDue(storage, 10, 60_000)
   await settle({ ...lease('i'), key: 'k', kind: 'bury', error: 'x', skip: true })
+  for (const keepMs of [0, 60_000]) {
+    const run = [1, 2, 3].map((n) => `run-${keepMs}-${n}`)
+    await storage.write([
+      appending(...run.map((id) => event(id, { key: 'run', type: 'run', address: 'run' }))),
+    ])
+    const share = { address: 'run', limit: 10 }
+    const leased = await storage.lease({ limit: 10, leaseMs: 60_000, addresses: [share], behind: 10 })
+    expect(leased.at(-1)?.behind).toHaveLength(2)
+    const [id, also, next] = run as [string, string, string]
+    const take = { id: next, leaseMs: 60_000 }
+    await settle({ ...lease(id), key: 'run', kind: 'complete', keepMs, also: [also], take })
+    await settle({ ...lease(next), key: 'run', kind: 'complete', keepMs })
+  }
   await storage.listDead({ limit: 10 })
   await storage.listDead({ limit: 10, ids: ['of-3-7'] })
   await storage.stats()

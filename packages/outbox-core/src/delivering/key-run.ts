@@ -44,10 +44,10 @@ export class KeyRun {
     const { clock, stopping } = this.#parts
     const until = clock.elapsed() + LONGEST_MS
     const also: Attempt[] = []
-    let merged = outcome
+    const others: Outcome[] = []
     let failed: Ran['failed']
-    for (const event of behind(first)) {
-      if (!isFree(merged) || first.abortReason || stopping() || clock.elapsed() >= until) break
+    for (const event of isFree(outcome) ? behind(first) : []) {
+      if (first.abortReason || stopping() || clock.elapsed() >= until) break
       const attempt = this.#attempt(event, first)
       const next = await this.#parts.handling.outcome(attempt)
       if (!isFree(next)) {
@@ -55,9 +55,9 @@ export class KeyRun {
         break
       }
       also.push(attempt)
-      merged = together(merged, next)
+      others.push(next)
     }
-    const ran: Ran = { outcome: merged, also, ...(also.length > 0 && { alone: outcome }) }
+    const ran: Ran = { outcome: together(outcome, others), also, ...(also.length > 0 && { alone: outcome }) }
     return failed ? this.#taking(failed, ran, outcome) : ran
   }
 
@@ -89,14 +89,15 @@ function isFree({ settle, append }: Outcome): boolean {
   return settle?.kind === 'complete' && append.every(({ inPlace }) => !inPlace)
 }
 
-function together(first: Outcome, next: Outcome): Outcome {
+function together(first: Outcome, others: readonly Outcome[]): Outcome {
   const { settle } = first
-  if (settle?.kind !== 'complete' || !next.settle) return first
+  if (settle?.kind !== 'complete' || others.length === 0) return first
+  const all = [first, ...others]
   return {
     ...first,
-    settle: { ...settle, also: [...(settle.also ?? []), next.settle.id] },
-    append: [...first.append, ...next.append],
-    put: [...first.put, ...next.put],
-    remove: [...first.remove, ...next.remove],
+    settle: { ...settle, also: others.flatMap((other) => other.settle?.id ?? []) },
+    append: all.flatMap(({ append }) => append),
+    put: all.flatMap(({ put }) => put),
+    remove: all.flatMap(({ remove }) => remove),
   }
 }
