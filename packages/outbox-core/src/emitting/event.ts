@@ -73,6 +73,9 @@ export const SLIP_HEADER = 'outbox-slip'
 /** The header that says until when a slip's start is remembered, in milliseconds since the epoch. */
 export const START_KEPT_HEADER = 'outbox-start-kept'
 
+/** The header that says which lifecycle events the process that started a slip has handlers for. */
+export const TOLD_HEADER = 'outbox-told'
+
 /** The headers that are not the library's own. */
 export function userHeaders(headers: Headers): Headers {
   let users: Record<string, string> | undefined

@@ -5,7 +5,7 @@ import type { Attempt } from '../delivering/attempt.ts'
 import type { EmitSession } from '../delivering/emit-session.ts'
 import type { Registration } from '../delivering/registrations.ts'
 import { type RetryOptions, retryPolicy } from '../delivering/retry.ts'
-import { Draft, type EventOptions, SLIP_HEADER, userHeaders } from '../emitting/event.ts'
+import { Draft, type EventOptions, SLIP_HEADER, TOLD_HEADER, userHeaders } from '../emitting/event.ts'
 import { ConfigurationError, DuplicateRegistrationError } from '../errors.ts'
 import { newId } from '../ids.ts'
 import { durationMs } from '../options.ts'
@@ -38,9 +38,9 @@ export interface SagaEngineOptions<Events extends object, Tx> {
   /** For activities without a policy of their own. @default 10 attempts, 1 s to 5 min apart */
   readonly retry?: RetryOptions
   /**
-   * Which lifecycle events are told. Say it where the workers that run slips and those that handle their events are not
-   * the same: a worker can't know of handlers elsewhere. Told without a handler anywhere, they end as dead letters.
-   * @default those that this process has a handler for at that moment
+   * Which lifecycle events are told. Say it where neither the process that starts a slip nor the one that takes its steps
+   * handles them: no process can know of handlers elsewhere. Told without a handler anywhere, they end as dead letters.
+   * @default those that the process that started the slip had a handler for, and those that this one has
    */
   readonly lifecycle?: readonly LifecycleKind[]
   /** When a slip's bytes go to the store, and for how long. @default above 10 KiB, for the store's time to live */
@@ -125,7 +125,7 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
         this.stepType,
         payload,
         { ...eventOptions, id: slip.id === undefined ? undefined : this.#starts.eventId(slip.id) },
-        { headers: { [SLIP_HEADER]: id }, address: stepAddress(this.stepType, payload) },
+        { headers: { [SLIP_HEADER]: id, ...this.#toldHere() }, address: stepAddress(this.stepType, payload) },
       )
       return emission.store([{ draft, payload }], context).then(() => id)
     })
@@ -195,9 +195,10 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
   ): Promise<void> {
     const { key } = attempt.leased
     const options = { headers: userHeaders(attempt.headers), ...(key !== null && { key }) }
+    const told = attempt.headers[TOLD_HEADER]
     if (next) {
       await session.add(this.stepType, next, options, {
-        headers: { [SLIP_HEADER]: next.id, ...own },
+        headers: { [SLIP_HEADER]: next.id, ...own, ...(told !== undefined && { [TOLD_HEADER]: told }) },
         address: stepAddress(this.stepType, next),
         inPlace: true,
       })
@@ -211,10 +212,21 @@ export class SagaEngine<Events extends object = Record<string, unknown>, Tx = un
   }
 
   async #tell(attempt: Attempt, session: EmitSession, { kind, payload }: LifecycleEvent): Promise<void> {
+    const askedFor = this.#told === undefined && attempt.headers[TOLD_HEADER]?.split(' ').includes(kind)
+    if (!askedFor && !this.#tells(kind)) return
     const type = `${this.name}.${kind}`
-    if (!(this.#told?.has(kind) ?? this.#parts.registrations.has(type))) return
     const options = { headers: userHeaders(attempt.headers) }
     await session.add(type, payload, options, { headers: { [SLIP_HEADER]: payload.slipId } })
+  }
+
+  #tells(kind: LifecycleKind): boolean {
+    return this.#told?.has(kind) ?? this.#parts.registrations.has(`${this.name}.${kind}`)
+  }
+
+  /** For workers that have no handlers of these events. */
+  #toldHere(): Headers {
+    const kinds = LIFECYCLE_KINDS.filter((kind) => this.#tells(kind))
+    return kinds.length > 0 ? { [TOLD_HEADER]: kinds.join(' ') } : {}
   }
 
   #know(activity: Activity | ActivityContract, retry: RetryOptions | undefined): void {

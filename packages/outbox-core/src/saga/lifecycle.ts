@@ -64,7 +64,7 @@ export const LIFECYCLE_KINDS: readonly LifecycleKind[] = [
 
 /**
  * The lifecycle events of an engine, for the bus's event map: `MyEvents & SagaEvents`. `bus.on` for one of them makes
- * the engine emit it, in the same write as the transition that it tells of.
+ * the engine tell of it, for every slip that is started or ends here, in the same write as the transition.
  *
  * @typeParam Engine the engine's `name`
  */

@@ -3,6 +3,7 @@ import { OutboxEventBus } from '../bus.ts'
 import type { BusOptions } from '../delivering/bus-options.ts'
 import { activity, activityContract } from '../saga/activity.ts'
 import { SagaEngine } from '../saga/engine.ts'
+import type { SagaCompleted } from '../saga/lifecycle.ts'
 import { routingSlip } from '../saga/routing-slip.ts'
 import type { Place } from './backend.ts'
 import { type PlaceTest, recordingLogger, sleep, takeDue, until } from './harness.ts'
@@ -171,6 +172,30 @@ export function addressingContract<Tx, O>(test: PlaceTest<Tx, O>): void {
       await until(async () => (await place.events()).every(({ state }) => state === 'done'))
       await Promise.all([other.bus.stop(), startingBus.stop()])
       expect(ran).toEqual(['charge 5', 'reserve'])
+    })
+
+    test('lifecycle events are told that the process that started the slip handles, whoever ends it', async (place) => {
+      const step = activity('step', { execute: () => {} })
+      const handling = engineParts(place)
+      const completed: string[] = []
+      handling.bus.on('saga.completed', ({ payload }) => {
+        completed.push((payload as SagaCompleted).slipId)
+      })
+      const starting = new SagaEngine({ ...handling, activities: [step] })
+      const without = engineParts(place)
+      const unheard = new SagaEngine({ ...without, activities: [step] })
+      await starting.emit(routingSlip('told', 'told').add(step, {}).add(step, {}))
+      await unheard.emit(routingSlip('untold', 'untold').add(step, {}))
+      await without.bus.start()
+      const { storage } = place.outbox
+      await until(async () => (await storage.stats()).dueByAddress['saga.completed'] === 1)
+      await until(async () => (await storage.stats()).leased === 0)
+      await without.bus.stop()
+      expect((await storage.stats()).dueByAddress).toEqual({ 'saga.completed': 1 })
+      await handling.bus.start()
+      await until(() => completed.length > 0)
+      await handling.bus.stop()
+      expect(completed).toEqual(['told'])
     })
 
     test('old and new workers of a rolling deploy: the new activity runs where it is known, nothing is buried', async (place) => {
