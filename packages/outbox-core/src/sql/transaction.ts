@@ -53,7 +53,8 @@ export class TransactionAttempt<Tx, R> {
       if (givenUp && this.#failure?.thrown instanceof TransactionClosedError) throw postgresError(error)
       // A client whose rollback fails throws that instead of what the callback threw.
       if (this.#failure) throw this.#failure.thrown
-      throw this.#phase === 'committing' ? postgresCommitError(error) : postgresError(error)
+      // Given up before the callback had ended, it was not committed.
+      throw this.#phase === 'committing' && !givenUp ? postgresCommitError(error) : postgresError(error)
     } finally {
       clearTimeout(this.#patience)
       this.#close()
