@@ -39,14 +39,16 @@ export function postgresFaults<Tx, TxOptions>(
       expect(Math.min(...completed.values())).toBeGreaterThan(0)
     })
 
-    test('says that an outcome is unknown when the connection dies before the commit is answered', async () => {
+    test('fails, without a word that may be wrong, when the connection dies before the commit', async () => {
       const { outbox } = await place.initialized()
       const bus = new OutboxEventBus(outbox)
       const dying = outbox.transaction(async () => {
         await bus.emit('a', 1)
         await place.cutConnections()
       })
-      await expect(dying).rejects.toMatchObject({ code: 'OUTBOX_UNKNOWN_OUTCOME' })
+      // postgres.js hears of it before it commits, and knows that nothing was.
+      const code = expect.stringMatching(/^OUTBOX_(UNKNOWN_OUTCOME|STORAGE)$/)
+      await expect(dying).rejects.toMatchObject({ code })
       expect(await place.count('outbox_events')).toBe(0)
       await until(() =>
         bus.emit('a', 1).then(
