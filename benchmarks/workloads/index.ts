@@ -1,6 +1,6 @@
 import type { Database } from '../contender.ts'
 import type { Workload } from '../measure.ts'
-import { backlogs } from './backlog.ts'
+import { backlogs, besides } from './backlog.ts'
 import { draining } from './drain.ts'
 import { emitting } from './emit.ts'
 import { endurance } from './endurance.ts'
@@ -29,6 +29,7 @@ export function workloadsOf(database: Database, { scale, minutes }: Extent): rea
     ...storing(database),
     idling(database, Math.ceil(IDLE_SECONDS * Math.min(1, scale))),
     backlogs(database),
+    besides(database),
     ...(minutes > 0 ? [endurance(database, minutes)] : []),
   ]
 }

@@ -11,7 +11,7 @@ const START: Place = { visible_at: Number.MIN_SAFE_INTEGER, seq: 0 }
 /** What is due at one address, read as far as it is needed. */
 class Due {
   readonly #read: (after: Place, limit: number) => readonly DueRow[]
-  readonly #chunk: number
+  #chunk: number
   #left: number
   #rows: readonly DueRow[] = []
   #next = 0
@@ -37,6 +37,8 @@ class Due {
     this.#rows = this.#read(this.#rows.at(-1) ?? START, limit)
     this.#next = 0
     this.#left -= this.#rows.length
+    // Where others have nothing, it has more to give than its part.
+    this.#chunk *= 2
     this.#ended = this.#rows.length < limit || this.#left === 0
   }
 }

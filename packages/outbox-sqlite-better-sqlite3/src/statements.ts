@@ -51,6 +51,8 @@ function texts(tables: Tables) {
   return {
     due: `SELECT ${EVENT}, visible_at AS visible_at, ${NOW} AS now FROM ${events} ${by(open)}
       WHERE ${isDueAt} AND (visible_at, seq) > (?, ?) ORDER BY visible_at, seq LIMIT ?`,
+    dueAmong: `SELECT value AS address FROM json_each(?)
+      WHERE EXISTS (SELECT 1 FROM ${events} ${by(open)} WHERE state < 2 AND ${ADDRESS} = value AND visible_at <= ${NOW})`,
     address: `SELECT ${ADDRESS} AS address, ${NOW} - visible_at AS oldestDueMs FROM ${events} ${by(open)}
       WHERE state < 2 AND ${ADDRESS} > ? ORDER BY ${ADDRESS}, visible_at LIMIT 1`,
     lease: `UPDATE ${events} SET state = ${STATE.leased}, attempt = attempt + 1, visible_at = ${NOW} + ?

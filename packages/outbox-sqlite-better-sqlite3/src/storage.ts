@@ -28,6 +28,9 @@ import { Writer } from './write.ts'
 // SQLite's own limit is 1e9 bytes for a row; beyond this the memory for copies is the sooner end.
 const LIMIT_BYTES = 256 * 1024 * 1024
 
+// More are first asked about together: a worker that handles a hundred types has work for a few of them at a time.
+const FEW_ADDRESSES = 8
+
 export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   readonly limits: StorageLimits = { eventBytes: LIMIT_BYTES, payloadBytes: LIMIT_BYTES }
   readonly client: object
@@ -86,7 +89,7 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
       const due = dueRows(
         (address, { visible_at, seq }, most) =>
           this.#statements.all<DueRow>('due', address, visible_at, seq, most),
-        request,
+        { ...request, addresses: this.#withDue(request.addresses) },
       )
       // Between the two, another process may have taken some, and given back: the attempt tells.
       const leased = this.#connection.together(
@@ -199,6 +202,14 @@ export class SqliteStorage<Db extends SqliteDatabase> implements Storage<Db> {
   }
 
   /** What waits next in the key of a leased event, as far as the worker can handle it. */
+  /** Those that have something due; of few each is looked at anyhow. */
+  #withDue(shares: LeaseRequest['addresses']): LeaseRequest['addresses'] {
+    if (shares.length <= FEW_ADDRESSES) return shares
+    const addresses = JSON.stringify(shares.map(({ address }) => address))
+    const due = new Set(this.#statements.column<string>('dueAmong', addresses))
+    return shares.filter(({ address }) => due.has(address))
+  }
+
   #behind({ key }: DueRow, { addresses, behind = 0 }: LeaseRequest): Pick<LeasedEvent, 'behind'> {
     if (key === null || behind === 0) return {}
     const rows = this.#statements.all<Row & { due: number }>('behind', key, behind)

@@ -60,7 +60,7 @@ const INTENDED: Record<string, RegExp> = {
   range:
     /^SEARCH (main\.\w+|e) USING (COVERING )?INDEX \w+_(done|dead|expires) \((visible_at|died_at|expires_at)[<>]\?\)$/,
   address:
-    /^SEARCH main\.\w+ USING INDEX \w+_by_address \(<expr>=\? AND visible_at[<>]\?( AND visible_at<\?)?\)$/,
+    /^SEARCH main\.\w+ (EXISTS )?USING INDEX \w+_by_address \(<expr>=\? AND visible_at[<>]\?( AND visible_at<\?)?\)$/,
   nextAddress: /^SEARCH main\.\w+ USING INDEX \w+_by_address \(<expr>>\?\)$/,
   inKey: /^SEARCH (main\.\w+|behind) USING (COVERING )?INDEX \w+_keys \(key=\?\)$/,
   // A count of the blocked reads what has a key, most of which is.
@@ -139,6 +139,8 @@ async function useAll(storage: ReturnType<typeof outboxOn>['storage']): Promise<
   await settle({ ...lease('h2'), key: 'k', kind: 'complete', keepMs: 0 })
   await takeDue(storage, 10, 60_000)
   await settle({ ...lease('i'), key: 'k', kind: 'bury', error: 'x', skip: true })
+  const many = Array.from({ length: 20 }, (_, n) => ({ address: `none-${n}`, limit: 10 }))
+  expect(await storage.lease({ limit: 10, leaseMs: 60_000, addresses: many })).toEqual([])
   for (const keepMs of [0, 60_000]) {
     const run = [1, 2, 3].map((n) => `run-${keepMs}-${n}`)
     await storage.write([
