@@ -43,7 +43,7 @@ describe.skipIf(url === undefined)('Postgres', () => {
   postgresSuite('Drizzle on node-postgres', url, nodePostgres)
   postgresSuite('Drizzle on postgres.js', url, postgresJs)
   postgresFaults('Drizzle on node-postgres, faults', url, nodePostgres)
-  postgresFaults('Drizzle on postgres.js, faults', url, postgresJs)
+  postgresFaults('Drizzle on postgres.js, faults', url, postgresJs, { hears: true })
   postgresRepeats('Drizzle on node-postgres, answers lost', url, nodePostgres)
   postgresKeys('Drizzle on node-postgres, keys', url, nodePostgres, { isolationLevel: 'repeatable read' })
   postgresKeys('Drizzle on postgres.js, keys', url, postgresJs, { isolationLevel: 'repeatable read' })
