@@ -211,6 +211,9 @@ function numbered(from: number, count: number): Payload[] {
   return Array.from({ length: count }, (_, index) => ({ n: from + index }))
 }
 
+/** With its place an event is two items of a transaction of DynamoDB's, which takes a hundred, its key beside. */
+export const MOST_KEYED_TOGETHER = 25
+
 const PAUSE_MS = 5
 
 /** Calls `batch` until stopped, with a pause after every poll that found nothing. */

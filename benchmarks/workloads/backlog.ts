@@ -1,5 +1,5 @@
 import { type LeasedEvent, type Outbox, OutboxEventBus, type Outcome } from 'outbox-core'
-import { type Arm, type Database, fill, type Ours, using } from '../contender.ts'
+import { type Arm, type Database, fill, MOST_KEYED_TOGETHER, type Ours, using } from '../contender.ts'
 import { assertEqual } from '../deliveries.ts'
 import { type Metrics, median, timed, type Workload } from '../measure.ts'
 
@@ -74,7 +74,7 @@ function fromBacklog(
       }
     }
     await emit(others, batch)
-    await emit(keys * 2, Math.min(batch, 25), (n) => `key-${n % keys}`)
+    await emit(keys * 2, Math.min(batch, MOST_KEYED_TOGETHER), (n) => `key-${n % keys}`)
     const addresses = Array.from({ length: types }, (_, n) => ({
       address: n === 0 ? 'noop' : `none-${n}`,
       limit: BATCH,

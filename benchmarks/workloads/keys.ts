@@ -1,12 +1,9 @@
-import { type Arm, type Database, using } from '../contender.ts'
+import { type Arm, type Database, MOST_KEYED_TOGETHER, using } from '../contender.ts'
 import { drainRate } from '../deliveries.ts'
 import type { Metrics, Workload } from '../measure.ts'
 
 const CONCURRENCY = 24
 const MANY_KEYS = 10_000
-
-// With its place an event is two items of a transaction of DynamoDB's, which takes a hundred, its key beside.
-const MOST_TOGETHER = 25
 
 // One key goes one event at a time.
 const SHARE_OF_ONE_KEY = 0.25
@@ -49,7 +46,7 @@ function drain(arm: Arm, sizes: Database['sizes'], keys: number | undefined): Pr
   return using(arm, keys === undefined ? {} : { keys }, async (contender) => ({
     'events/s': await drainRate(contender, {
       count,
-      batch: Math.min(sizes.batch, MOST_TOGETHER),
+      batch: Math.min(sizes.batch, MOST_KEYED_TOGETHER),
       concurrency: CONCURRENCY,
     }),
   }))
